@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"controld/internal/config"
+)
+
+// finding is the outcome of one check.
+type finding struct {
+	Check  string `json:"check"`
+	State  string `json:"state"` // ok, failed, skipped
+	Detail string `json:"detail"`
+}
+
+func ok(check, format string, args ...any) finding {
+	return finding{check, "ok", fmt.Sprintf(format, args...)}
+}
+
+func failed(check string, err error) finding { return finding{check, "failed", err.Error()} }
+
+func skipped(check, why string) finding { return finding{check, "skipped", why} }
+
+func (c *cli) checkCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check settings, secrets, the engine and the API",
+		Long: `Check what the daemon needs (settings, secrets, the container engine, its state
+directory) and what the commands need (the API, the token). Nothing is changed.
+What belongs to the daemon's container is skipped outside of it.
+
+` + exitCodeHelp,
+		Example: `  controld check
+  controld check --config controld.yaml
+  docker exec controld controld check --token-file /secrets/token_viewer`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			findings := c.check(cmd.Context(), file)
+			if err := c.printFindings(findings); err != nil {
+				return err
+			}
+			for _, f := range findings {
+				if f.State == "failed" {
+					return &reported{exitError}
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "a YAML file with settings (default: none)")
+	return cmd
+}
+
+func (c *cli) printFindings(findings []finding) error {
+	if c.output == "json" {
+		return c.printJSON(findings)
+	}
+	rows := [][]string{{"CHECK", "STATE", "FOUND"}}
+	for _, f := range findings {
+		lines := strings.Split(f.Detail, "\n")
+		rows = append(rows, []string{f.Check, f.State, lines[0]})
+		for _, line := range lines[1:] {
+			rows = append(rows, []string{"", "", strings.TrimSpace(line)})
+		}
+	}
+	table(c.stdout, rows)
+	return nil
+}
+
+func (c *cli) check(ctx context.Context, file string) []finding {
+	var findings []finding
+	cfg, err := config.Load(file, c.environ)
+	if err != nil {
+		findings = append(findings, failed("settings", err))
+	} else {
+		findings = append(findings, ok("settings", "%d nodes, preferred primary %s", len(cfg.Nodes), cfg.PreferredPrimary),
+			checkSecrets(cfg), checkStateDir(cfg), c.checkEngine(ctx, cfg))
+	}
+	return append(findings, c.checkAPI(ctx)...)
+}
+
+func checkSecrets(cfg config.Config) finding {
+	const name = "secrets"
+	if _, err := os.Stat(cfg.SecretsDir); errors.Is(err, fs.ErrNotExist) {
+		return skipped(name, cfg.SecretsDir+" is not here: this is not controld's container")
+	}
+	secrets, err := config.ReadSecrets(cfg.SecretsDir)
+	if err != nil {
+		return failed(name, err)
+	}
+	return ok(name, "%d in %s", len(secrets), cfg.SecretsDir)
+}
+
+func checkStateDir(cfg config.Config) finding {
+	const name = "state directory"
+	info, err := os.Stat(cfg.StateDir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return skipped(name, cfg.StateDir+" is not here: this is not controld's container")
+	case err != nil:
+		return failed(name, err)
+	case !info.IsDir():
+		return failed(name, fmt.Errorf("%s is no directory", cfg.StateDir))
+	}
+	return ok(name, "%s", cfg.StateDir)
+}
+
+// checkEngine only connects: that the socket is there and may be used is what
+// goes wrong.
+func (c *cli) checkEngine(ctx context.Context, cfg config.Config) finding {
+	const name = "container engine"
+	host := cfg.Engine.Host
+	if host == "" {
+		host = c.getenv("DOCKER_HOST")
+	}
+	if host == "" {
+		host = "unix:///var/run/docker.sock"
+	}
+	network, address, found := strings.Cut(host, "://")
+	if !found || network != "unix" && network != "tcp" {
+		return skipped(name, host+" is no unix or tcp address")
+	}
+	dialCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(dialCtx, network, address)
+	if err != nil {
+		return failed(name, fmt.Errorf("%w\nstart Docker, or name its address in engine.host or DOCKER_HOST", err))
+	}
+	_ = conn.Close() // nothing was sent
+	return ok(name, "%s", host)
+}
+
+func (c *cli) checkAPI(ctx context.Context) []finding {
+	api, err := c.client()
+	if err != nil {
+		return []finding{failed("API", err)}
+	}
+	ready, err := api.Ready(ctx)
+	if err != nil {
+		return []finding{failed("API", err)}
+	}
+	findings := []finding{ok("API", "%s", c.address())}
+	if ready.Status != "ok" {
+		findings[0] = failed("API", fmt.Errorf("%s is not ready: %s", c.address(), text(ready.Reason)))
+	}
+	if _, err := api.Cluster(ctx); err != nil {
+		findings = append(findings, failed("token", err))
+	} else {
+		findings = append(findings, ok("token", "it is accepted"))
+	}
+	health, err := api.Health(ctx)
+	switch {
+	case err != nil:
+		return append(findings, failed("health", err))
+	case health.Status == "down":
+		return append(findings, failed("health", fmt.Errorf("%s: %s\n%s", health.Status, text(health.Detail), deref(health.Do))))
+	case health.Status == "degraded":
+		return append(findings, ok("health", "%s: %s\n%s", health.Status, text(health.Detail), deref(health.Do)))
+	}
+	return append(findings, ok("health", "%s", health.Status))
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"controld/internal/api/gen"
+	"controld/internal/client"
+)
+
+// Exit codes. Scripts rely on them.
+const (
+	exitOK          = 0
+	exitError       = 1 // also: status when the cluster is down, check when a check fails
+	exitUsage       = 2
+	exitRefused     = 3
+	exitUndone      = 4
+	exitIncomplete  = 5
+	exitUnreachable = 6
+	exitForbidden   = 7
+)
+
+const exitCodeHelp = `Exit codes:
+  0  it succeeded, or there was nothing to do
+  1  an error; status: the cluster is down; check: a check failed
+  2  the command or the request was wrong; nothing was done
+  3  refused by a check or by an operation that runs; nothing was touched
+  4  it failed and was undone, or was cancelled
+  5  it failed past the point of no return; the daemon goes on retrying
+  6  the daemon does not answer, or not in time
+  7  no token, or one whose role does not suffice`
+
+// A usageError is one of how the program was called.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// reported is the error of a result that was printed already: only its exit
+// code is left to tell.
+type reported struct{ code int }
+
+func (e *reported) Error() string { return "" }
+
+func exitCode(err error) int {
+	var (
+		usage       *usageError
+		done        *reported
+		problem     *client.Problem
+		unreachable *client.Unreachable
+	)
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &done):
+		return done.code
+	case errors.As(err, &problem):
+		return problemCode(problem)
+	case errors.As(err, &unreachable), errors.Is(err, context.DeadlineExceeded):
+		return exitUnreachable
+	}
+	return exitError
+}
+
+func problemCode(p *client.Problem) int {
+	switch p.Type {
+	case "/problems/undone", "/problems/cancelled":
+		return exitUndone
+	case "/problems/incomplete":
+		return exitIncomplete
+	}
+	switch p.Status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return exitForbidden
+	case http.StatusConflict:
+		return exitRefused
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
+		return exitUsage
+	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return exitUnreachable
+	}
+	return exitError
+}
+
+// operationCode is the exit code of how an operation stands.
+func operationCode(state gen.OperationState) int {
+	switch string(state) {
+	case "succeeded", "running":
+		return exitOK
+	case "refused":
+		return exitRefused
+	case "undone", "cancelled":
+		return exitUndone
+	case "incomplete":
+		return exitIncomplete
+	}
+	return exitError
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"controld/internal/api/gen"
+)
+
+func (c *cli) workFlags(cmd *cobra.Command) *work {
+	w := &work{}
+	f := cmd.Flags()
+	f.StringVar(&w.reason, "reason", "", "why, for the audit")
+	f.StringVar(&w.key, "idempotency-key", "", "repeat the command with the same key to join the first one's operation")
+	f.BoolVar(&w.noWait, "no-wait", false, "start it and return at once")
+	f.DurationVar(&w.timeout, "timeout", 0, "stop waiting after this time; the operation goes on (default: wait)")
+	return w
+}
+
+func optional[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+func (c *cli) failoverCommand() *cobra.Command {
+	var target, mode, expected string
+	var maxLoss int64
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "failover",
+		Short: "Move the primary to another node",
+		Long: `Move the primary to another node, and make the old one its standby.
+
+planned    No transaction fails: clients are held for a moment, which is measured.
+           Refused when the primary is not healthy or the standby cannot take over.
+emergency  For a primary that is dead, hung or unreachable. It is fenced first;
+           nothing is promoted before its death is proved. WAL that the standby
+           lacks is fetched from the dead node's volume where that can be read.
+auto       Decided once, from a fresh look at the primary.
+
+A failover that fails before the new primary leads is undone.
+
+` + exitCodeHelp,
+		Example: `  controld failover
+  controld failover --dry-run
+  controld failover --mode planned --target postgres_slave --reason "kernel update"
+  controld failover --mode emergency --max-loss-bytes 0
+  controld failover --expected-primary postgres_master --no-wait -o json`,
+		Args: cobra.NoArgs,
+	}
+	w := c.workFlags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&target, "target", "", "the node that shall lead (default: the best standby)")
+	f.StringVar(&mode, "mode", "auto", "auto, planned or emergency")
+	f.StringVar(&expected, "expected-primary", "", "refuse when another node leads")
+	f.Int64Var(&maxLoss, "max-loss-bytes", 0, "what may be lost instead of the configured bound; -1 accepts an unknown loss")
+	f.BoolVar(&dryRun, "dry-run", false, "show the plan and every check, change nothing")
+	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"auto", "planned", "emergency"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+	_ = cmd.RegisterFlagCompletionFunc("target", c.completeNodes)
+	_ = cmd.RegisterFlagCompletionFunc("expected-primary", c.completeNodes)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		api, err := c.client()
+		if err != nil {
+			return err
+		}
+		r := gen.FailoverRequest{
+			Target: optional(target), Mode: optional(gen.FailoverRequestMode(mode)), Reason: optional(w.reason), ExpectedPrimary: optional(expected),
+		}
+		if cmd.Flags().Changed("max-loss-bytes") {
+			r.MaxLossBytes = &maxLoss // 0 is a bound too
+		}
+		if dryRun {
+			plan, err := api.PlanFailover(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			return c.printPlan(plan)
+		}
+		op, err := api.Failover(cmd.Context(), r, w.key)
+		if err != nil {
+			return err
+		}
+		return c.finish(cmd.Context(), api, *w, op)
+	}
+	return cmd
+}

@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Starts the cluster and waits until it is healthy. It never recreates or
+# restarts a running node or pooler: only what does not run is made anew when
+# its image or its definition has changed, and controld itself, which nobody
+# but its own API's callers notices.
+. "$(dirname "$0")/lib.sh"
+
+wait_seconds=180
+
+make_resources() {
+	local volume
+	exists network "$network" ||
+		docker network create --label "controld.cluster=$cluster" \
+			${CONTROLD_SUBNET:+--subnet "$CONTROLD_SUBNET"} "$network" >/dev/null
+	for volume in "${volumes[@]}"; do
+		exists volume "$prefix$volume" ||
+			docker volume create --label "controld.cluster=$cluster" "$prefix$volume" >/dev/null
+	done
+}
+
+# changed tells whether a container differs from what compose would make now.
+changed() { # service
+	local service=$1 image has wanted
+	image=$(docker image inspect --format '{{.Id}}' "controld/$(image_of "$service"):$CONTROLD_TAG") ||
+		die "The image is missing: make images"
+	has=$(docker container inspect --format '{{.Image}} {{index .Config.Labels "com.docker.compose.config-hash"}}' "$prefix$service")
+	wanted=$(compose config --hash "$service" | awk '{print $2}')
+	[ "$has" != "$image $wanted" ]
+}
+
+image_of() {
+	case $1 in
+	postgres_*) echo postgres ;;
+	*) echo "$1" ;;
+	esac
+}
+
+# retire removes the containers that compose has to make anew.
+retire() {
+	local service name old
+	for service in "${services[@]}"; do
+		name=$prefix$service
+		if ! exists container "$name" || ! changed "$service"; then continue; fi
+		if is_running "$name" && [ "$service" != controld ]; then
+			say "note: $name was made with another image or other settings and keeps running as it is; make down && make up renews it"
+			continue
+		fi
+		old=$(docker container inspect --format '{{.Image}}' "$name")
+		docker stop "$name" >/dev/null # within its grace period, in which it ends or undoes an operation
+		docker rm "$name" >/dev/null
+		# An image that no tag names any more has had its last use here.
+		if [ "$(docker image inspect --format '{{len .RepoTags}}' "$old" 2>/dev/null)" = 0 ]; then
+			docker rmi "$old" >/dev/null 2>&1 || true
+		fi
+	done
+}
+
+health= # what /health said last
+state=  # ok, degraded, down, or nothing
+ask_health() {
+	health=$(curl -s -m 5 "$(api_url)/health") || health=
+	state=$(sed -n 's/^  "status": "\([a-z]*\)".*/\1/p' <<<"$health")
+}
+
+# wait_until_healthy returns when all is well, or when clients can write and
+# nothing is on the way that would mend the rest, such as a first standby's copy.
+wait_until_healthy() {
+	local deadline=$((SECONDS + wait_seconds)) patience=0
+	say "waiting until the cluster is healthy"
+	while [ $SECONDS -lt $deadline ]; do
+		ask_health
+		case $state in
+		ok) return 0 ;;
+		degraded)
+			grep -q '^  "operation": "' <<<"$health" && patience=0
+			patience=$((patience + 1))
+			[ $patience -le 10 ] || return 0
+			;;
+		esac
+		sleep 1
+	done
+	[ "$state" = degraded ] # an operation that takes longer goes on by itself
+}
+
+explain_failure() {
+	local service
+	say "The cluster is not healthy after $wait_seconds s. GET /health said last:"
+	say "${health:-(no answer)}"
+	for service in "${services[@]}"; do
+		say "--- docker logs $prefix$service, the last lines ---"
+		docker logs --tail 20 "$prefix$service" >&2 2>&1 || true
+	done
+	exit 1
+}
+
+print_endpoints() {
+	local more=${prefix:+CONTROLD_PREFIX=$prefix } degraded=
+	[ "$state" = ok ] || degraded=", but something needs a person: build/controld status says what"
+	cat <<END
+
+The cluster is up${degraded:-}.
+
+  API                 $(api_url)   (its pages: $(api_url)/docs)
+  PgBouncer           127.0.0.1:$(published pgbouncer 6432 "$CONTROLD_PORT_POOLER")   databases imdb (primary) and imdb_ro (standby)
+  ${prefix}postgres_master     127.0.0.1:$(published postgres_master 5432 "$CONTROLD_PORT_NODE1")
+  ${prefix}postgres_slave      127.0.0.1:$(published postgres_slave 5432 "$CONTROLD_PORT_NODE2")
+  Redis               127.0.0.1:$(published redis 6379 "$CONTROLD_PORT_REDIS")
+
+Three commands to try:
+
+  eval "\$(${more}make -s env)"      # addresses and passwords, for this shell
+  build/controld status
+  curl -X POST -H "Authorization: Bearer \$CONTROLD_TOKEN" \$CONTROLD_URL/failover
+END
+}
+
+# keep_running undoes what down.sh does to the containers that the engine starts
+# by itself. It starts the nodes never: only controld knows which may run.
+keep_running() {
+	local service
+	for service in pgbouncer redis controld; do
+		docker update --restart=always "$prefix$service" >/dev/null
+	done
+}
+
+"$here/secrets.sh"
+make_resources
+retire
+compose up -d --no-recreate
+keep_running
+wait_until_healthy || explain_failure
+print_endpoints

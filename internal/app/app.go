@@ -1,0 +1,262 @@
+// Package app wires the daemon: it is the one package that knows all others.
+// It opens what the parts need, starts them, and takes everything down in
+// reverse. What the parts do is theirs.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"controld/internal/api"
+	"controld/internal/cluster"
+	"controld/internal/config"
+	"controld/internal/docker"
+	"controld/internal/metrics"
+	"controld/internal/monitor"
+	"controld/internal/operation"
+	"controld/internal/pgbouncer"
+	"controld/internal/postgres"
+	"controld/internal/render"
+	"controld/internal/volume"
+)
+
+// Options is what the daemon is started with.
+type Options struct {
+	Config  config.Config
+	Version string
+	Log     *slog.Logger
+	// Listening, if set, is called with the address of the API once it answers.
+	Listening func(net.Addr)
+}
+
+// Bounds of the way down. Together they stay below the 30 s that the container
+// is given to stop: an operation inside a pause finishes or is undone first.
+const (
+	drainTimeout  = 15 * time.Second
+	serverTimeout = 20 * time.Second // requests wait for the operations that drain
+)
+
+// app is a daemon that is being put together, and what to take down again.
+type app struct {
+	opts     Options
+	log      *slog.Logger
+	teardown []teardown
+}
+
+type teardown struct {
+	name string
+	f    func() error
+}
+
+func (a *app) onStop(name string, f func() error) {
+	a.teardown = append(a.teardown, teardown{name, f})
+}
+
+// stop takes down what was put up, the last first, and goes on after an error.
+func (a *app) stop() error {
+	var errs []error
+	for i := len(a.teardown) - 1; i >= 0; i-- {
+		if err := a.teardown[i].f(); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", a.teardown[i].name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Run is the daemon: it returns when ctx ends and everything is down, or when
+// it cannot go on.
+func Run(ctx context.Context, opts Options) error {
+	a := &app{opts: opts, log: opts.Log}
+	err := a.run(ctx)
+	return errors.Join(err, a.stop())
+}
+
+// run is one straight line on purpose: each part needs the ones before it.
+func (a *app) run(ctx context.Context) error {
+	cfg := a.opts.Config
+	secrets, err := config.ReadSecrets(cfg.SecretsDir)
+	if err != nil {
+		return err
+	}
+	set := settings(cfg)
+
+	release, err := volume.Claim(set.Nodes[0])
+	if err != nil {
+		return err
+	}
+	a.onStop("claim", release)
+	journal, err := operation.OpenJournal(cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	a.onStop("journal", journal.Close)
+
+	engine, err := docker.New(docker.Config{Host: cfg.Engine.Host, Network: cfg.Network, Log: a.log})
+	if err != nil {
+		return err
+	}
+	a.onStop("engine", engine.Close)
+	volumes := &volume.Volumes{Sizes: sizes(cfg)}
+	pooler, err := pgbouncer.New(pgbouncer.Config{
+		Address: cfg.Pooler.Address, ConfigDir: cfg.Pooler.ConfigDir, User: "controld", Password: secrets["role_controld"].Reveal(),
+		Databases: cfg.Pooler.Databases, ServerPort: set.Nodes[0].Port, PoolSize: cfg.Pooler.PoolSize,
+	})
+	if err != nil {
+		return err
+	}
+	a.onStop("pooler", func() error { pooler.Close(); return nil })
+	if err := a.ensureConfig(set.Nodes, volumes, pooler); err != nil {
+		return err
+	}
+	// A frozen Redis must not hold up the observation: without
+	// ContextTimeoutEnabled its answer is waited for past the observation's end.
+	cache := redis.NewClient(&redis.Options{
+		Addr: cfg.Redis.Address, Password: secrets["redis_password"].Reveal(),
+		DialTimeout: time.Second, ContextTimeoutEnabled: true, MaxRetries: -1, PoolSize: 2,
+	})
+	a.onStop("redis", cache.Close)
+
+	operations := operation.NewManager(journal, a.log)
+	manager, err := cluster.NewManager(set, outside(cluster.Outside{
+		Engine:  engine,
+		Volumes: volumes,
+		Servers: &postgres.Servers{User: "controld", Password: secrets["role_controld"].Reveal()},
+		Pooler:  pooler,
+		Redis:   func(ctx context.Context) error { return cache.Ping(ctx).Err() },
+	}), operations, journal, a.log)
+	if err != nil {
+		return err
+	}
+	wake := wakeups(ctx, engine, containers(set, cfg))
+	watcher := monitor.New(monitor.Config{
+		Interval: set.Interval, Replication: set.Replication, SyncTimeout: set.SyncTimeout, Events: wake,
+	}, manager, operations, a.log)
+	return a.serve(ctx, manager, operations, watcher, secrets)
+}
+
+// ensureConfig writes what the servers and the pooler read before their first start.
+func (a *app) ensureConfig(nodes []cluster.Node, volumes *volume.Volumes, pooler *pgbouncer.Pooler) error {
+	for _, n := range nodes {
+		if _, err := volumes.EnsureConfig(n); err != nil {
+			return err
+		}
+	}
+	return pooler.EnsureConfig()
+}
+
+// serve answers the API at once, resumes what an earlier process left open, and
+// looks after the cluster until ctx ends.
+func (a *app) serve(ctx context.Context, manager *cluster.Manager, operations *operation.Manager, watcher *monitor.Monitor, secrets map[string]config.Secret) error {
+	tokens, err := api.NewTokens(map[api.Role]string{
+		api.Viewer: secrets["token_viewer"].Reveal(), api.Operator: secrets["token_operator"].Reveal(), api.Admin: secrets["token_admin"].Reveal(),
+	})
+	if err != nil {
+		return err
+	}
+	figures := metrics.New(manager, a.opts.Version, runtime.Version(), a.log)
+	server, err := api.New(api.Options{
+		Cluster: manager, Operations: operations, Tokens: tokens, Nodes: manager.Nodes(), Interval: manager.Interval(),
+		Metrics: figures.Handler(), Version: a.opts.Version, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", a.opts.Config.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	if a.opts.Listening != nil {
+		a.opts.Listening(listener.Addr())
+	}
+	a.log.Info("API answers", "address", listener.Addr().String())
+
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.Serve(running, listener, serverTimeout) })
+	group.Go(func() error { return figures.Run(running, operations) })
+	group.Go(func() error {
+		if err := operations.Resume(running, manager.Build); err != nil && running.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	// Beside it: a base backup that is resumed takes hours, and controld looks
+	// meanwhile. The watcher starts nothing while an operation is open.
+	group.Go(func() error { return watcher.Run(running) })
+	group.Go(func() error {
+		<-running.Done()
+		a.log.Info("stopping")
+		work, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		return operations.Stop(work)
+	})
+	return group.Wait()
+}
+
+// wakeups turns the engine's events into reasons to look at once.
+func wakeups(ctx context.Context, engine *docker.Engine, names []string) <-chan struct{} {
+	events := engine.Events(ctx, names...)
+	wake := make(chan struct{}, 1)
+	go func() {
+		for range events {
+			select {
+			case wake <- struct{}{}:
+			default: // it is about to look anyway
+			}
+		}
+	}()
+	return wake
+}
+
+func containers(set cluster.Settings, cfg config.Config) []string {
+	names := []string{set.PoolerContainer, cfg.Prefix + "redis"}
+	for _, n := range set.Nodes {
+		names = append(names, n.Container)
+	}
+	return names
+}
+
+// settings hands the configuration to package cluster in its own types.
+func settings(cfg config.Config) cluster.Settings {
+	set := cluster.Settings{
+		Preferred:       cfg.PreferredPrimary,
+		PoolerContainer: cfg.Pooler.Container,
+		Databases:       cfg.Pooler.Databases,
+		Replication:     cluster.ReplicationMode(cfg.Replication.Mode),
+		SyncTimeout:     cfg.Replication.SyncTimeout,
+		MaxLossBytes:    cfg.Failover.MaxLossBytes,
+		MaxLagBytes:     cfg.Failover.MaxLagBytes,
+		MinFreeBytes:    cfg.Failover.MinFreeBytes,
+		PauseDeadline:   cfg.Failover.PauseDeadline,
+		PauseLimit:      pauseLimit,
+		Interval:        cfg.Observe.Interval,
+		ArchiveCommand:  "/bin/true",
+	}
+	if set.Replication == cluster.Strict {
+		set.PauseLimit = cfg.Failover.StrictPauseLimit
+	}
+	for _, n := range cfg.Nodes {
+		set.Nodes = append(set.Nodes, cluster.Node(n))
+	}
+	if set.Preferred == "" {
+		set.Preferred = set.Nodes[0].Name
+	}
+	return set
+}
+
+// pauseLimit is how long the claim on one pause is renewed (safety rule 6).
+const pauseLimit = 30 * time.Second
+
+func sizes(cfg config.Config) render.Sizes {
+	return render.Sizes{
+		SharedBuffers: cfg.Postgres.SharedBuffers, MaxConnections: cfg.Postgres.MaxConnections, MaxWALSize: cfg.Postgres.MaxWALSize,
+		MaxSlotWALKeepSize: cfg.Postgres.MaxSlotWALKeepSize, MaxPreparedTransactions: cfg.Postgres.MaxPreparedTransactions,
+	}
+}

@@ -1,0 +1,251 @@
+// Package cluster knows what a cluster is, decides what to do with it, and
+// does it: failover, failback, rejoin and start are lists of named steps here.
+// The decisions are pure functions of one observation. Everything outside the
+// process is reached through the interfaces in outside.go.
+package cluster
+
+import (
+	"iter"
+	"path/filepath"
+	"time"
+
+	"controld/internal/node"
+	"controld/internal/pgcontrol"
+	"controld/internal/wal"
+)
+
+// A Node is one PostgreSQL server of the cluster and the container it runs
+// in: what stands in the configuration, not what was observed.
+type Node struct {
+	Name      string // in the API: postgres_master
+	Container string // with the cluster's prefix; also its host name on the cluster's network
+	Dir       string // its data volume, at the same path in every container: /pg/node1
+	OrderDir  string // its order volume, as controld sees it
+	Port      int
+}
+
+// DataDir is the node's PGDATA.
+func (n Node) DataDir() string { return filepath.Join(n.Dir, node.DataDir) }
+
+// Slot is the replication slot that keeps WAL for the node on its upstream.
+func (n Node) Slot() string { return n.Name }
+
+// ReplicationMode says what a commit waits for.
+type ReplicationMode string
+
+// The replication modes. Async: nothing. Sync: the standby, lifted when it is
+// gone for longer than a stated limit. Strict: the standby, always.
+const (
+	Async  ReplicationMode = "async"
+	Sync   ReplicationMode = "sync"
+	Strict ReplicationMode = "strict"
+)
+
+// A Role is what a server says it is.
+type Role string
+
+// The observed roles. RoleNone: no server answers.
+const (
+	RolePrimary Role = "primary"
+	RoleStandby Role = "standby"
+	RoleNone    Role = "none"
+)
+
+// A NodeState is one node as it was last seen; everything in it was true at SeenAt.
+type NodeState struct {
+	Node       Node
+	SeenAt     time.Time
+	Container  Container
+	Order      node.Order // zero: none
+	Init       node.Status
+	Locked     Tristate        // does a process of its server exist
+	Control    *pgcontrol.Data // nil: no data directory, or not readable
+	FreeBytes  int64           // left on its data volume, of TotalBytes; both 0: not known
+	TotalBytes int64
+	Server     *Server // nil: it does not answer, ServerErr says why
+	ServerErr  string
+	Late       bool // it did not answer in time just now; Server is what it said before
+}
+
+// A Tristate is an answer that may be missing.
+type Tristate string
+
+// The answers.
+const (
+	Unknown Tristate = "unknown"
+	Yes     Tristate = "yes"
+	No      Tristate = "no"
+)
+
+// Role is what the node's server said it was.
+func (s NodeState) Role() Role {
+	switch {
+	case s.Server == nil:
+		return RoleNone
+	case s.Server.InRecovery:
+		return RoleStandby
+	}
+	return RolePrimary
+}
+
+// Timeline is the server's timeline, or that of the stopped node's control
+// file; 0 when neither is known.
+func (s NodeState) Timeline() wal.Timeline {
+	if s.Server != nil {
+		return s.Server.Timeline
+	}
+	if s.Control != nil {
+		return s.Control.Timeline()
+	}
+	return 0
+}
+
+// Dead reports whether it is proved that no process of the node's server is left.
+func (s NodeState) Dead() bool { return s.Locked == No || s.Container.Exists && !s.Container.Running }
+
+// A Container is what the engine says of a node's container.
+type Container struct {
+	Exists    bool
+	Running   bool
+	Paused    bool
+	Connected bool   // to the cluster's network
+	Address   string // on the cluster's network; empty when it has none
+	PID       int    // of its init on the host; 0 when not running
+	StartedAt time.Time
+	EndedAt   time.Time // when it last ended; zero when it never did
+	ExitCode  int
+	Health    string // the engine's own word for its state: running, exited, paused, ...
+}
+
+// A Server is what a PostgreSQL server answered, in one query over a new connection.
+type Server struct {
+	InRecovery bool
+	SystemID   uint64
+	Timeline   wal.Timeline
+	StartedAt  time.Time
+
+	Flushed  wal.LSN // primary: flushed to its disk; standby: 0
+	Received wal.LSN // standby: flushed to its disk (the larger of received and replayed); primary: 0
+	Replayed wal.LSN // standby
+	// Lag is how old the last replayed commit is; 0 when all that was received is replayed.
+	Lag time.Duration
+
+	Receiver *Receiver // standby: nil when it does not stream
+	Senders  []Sender  // who streams from it
+	Slots    []Slot
+	Settings map[string]string // those in SettingNames
+
+	ArchiveReady        int // segments waiting to be archived
+	ArchiveFailedCount  int64
+	ArchiveLastFailedAt time.Time
+	ArchiveLastAt       time.Time
+	PreparedCount       int
+	OldestTransaction   *Transaction // of a client, open longest; nil: none
+	ReplayPaused        bool
+	BackupRunning       bool // a base backup is being taken from it
+	SenderCount         int
+	MaxSenders          int
+	MaxSlots            int
+	SegmentBytes        int64
+	UpstreamAddress     string // where primary_conninfo leads; empty: to a name, or nowhere
+	// Overridden are settings of controld's that ALTER SYSTEM overrides.
+	Overridden []string
+}
+
+// SettingNames are the settings that an observation reads.
+var SettingNames = []string{
+	"archive_command", "archive_mode", "autovacuum", "primary_conninfo", "primary_slot_name",
+	"restore_command", "synchronous_standby_names",
+}
+
+// A Receiver is the standby's walreceiver.
+type Receiver struct {
+	Status        string // streaming, ...
+	Host          string // whom it streams from
+	Slot          string
+	LastMessageAt time.Time // from the sender
+}
+
+// A Sender is one walsender of a primary.
+type Sender struct {
+	Application string // the standby's name
+	State       string // streaming, catchup, ...
+	Sent        wal.LSN
+	Flushed     wal.LSN
+	Replayed    wal.LSN
+	SyncState   string        // async, sync, quorum, potential
+	Silent      time.Duration // since the standby's last report
+}
+
+// A Slot is a replication slot.
+type Slot struct {
+	Name      string
+	Active    bool
+	Restart   wal.LSN // 0: reserves nothing
+	WALStatus string  // reserved, extended, unreserved, lost
+	LagBytes  int64
+	Logical   bool
+	Database  string
+}
+
+// A Transaction is a session that holds a transaction open.
+type Transaction struct {
+	PID         int
+	User        string
+	Application string
+	Database    string
+	State       string // active, idle in transaction
+	Age         time.Duration
+}
+
+// A PoolerState is what PgBouncer's console says.
+type PoolerState struct {
+	SeenAt    time.Time
+	Container Container
+	Err       string // why it does not answer
+	Databases []PoolerDatabase
+	Missing   []string // entries that are configured and that it does not have yet
+}
+
+// Clients are the entries that clients use: not the console, not the probes' own.
+func (p PoolerState) Clients() iter.Seq[PoolerDatabase] {
+	return func(yield func(PoolerDatabase) bool) {
+		for _, d := range p.Databases {
+			if d.Name != consoleEntry && d.Name != ProbeEntry && !yield(d) {
+				return
+			}
+		}
+	}
+}
+
+// A PoolerDatabase is one entry of SHOW DATABASES.
+type PoolerDatabase struct {
+	Name   string
+	Host   string
+	Paused bool
+}
+
+// A View is one observation of everything.
+type View struct {
+	At     time.Time // when it was complete
+	Nodes  []NodeState
+	Pooler PoolerState
+	Redis  Component
+}
+
+// A Component is a part that is only watched.
+type Component struct {
+	SeenAt time.Time
+	OK     bool
+	Detail string
+}
+
+// Node returns the state of the node called name.
+func (v View) Node(name string) (NodeState, bool) {
+	for _, s := range v.Nodes {
+		if s.Node.Name == name {
+			return s, true
+		}
+	}
+	return NodeState{}, false
+}

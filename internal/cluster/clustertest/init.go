@@ -1,0 +1,361 @@
+package clustertest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"controld/internal/node"
+	"controld/internal/pgcontrol"
+	"controld/internal/wal"
+)
+
+// The rules here are those of package node/server, which the tests there hold
+// to the real files: which order is taken up, what it does to a running server,
+// and when it is refused.
+
+// A job is work beside the init's loop. Another job, or none, voids it.
+type job struct{ epoch uint64 }
+
+// consider takes up a new order.
+func (h *host) consider() {
+	o := h.order
+	if !h.up || !h.ready || h.paused || o.Epoch == 0 || o.Epoch <= h.taken.Epoch {
+		return
+	}
+	if o.Epoch < h.status.Epoch {
+		h.fail(node.StateRefused, fmt.Sprintf("order %d is older than order %d", o.Epoch, h.status.Epoch))
+		return
+	}
+	h.taken = o
+	h.act()
+}
+
+func (h *host) act() {
+	if !h.up || !h.ready || h.paused || h.taken.Epoch == 0 {
+		return
+	}
+	if h.job != nil && h.job.epoch != h.taken.Epoch {
+		h.job, h.working = nil, false
+	}
+	switch {
+	case h.server != nil && h.server.stopping: // its end calls act again
+	case h.settled == h.taken.Epoch:
+	case h.server != nil:
+		h.actRunning()
+	case h.job != nil:
+	case h.taken.Role == node.RoleNone:
+		h.settled = h.taken.Epoch
+		h.report(func(s *node.Status) {
+			s.Epoch, s.State, s.Role, s.PID, s.Error = h.taken.Epoch, node.StateWaiting, node.RoleNone, 0, ""
+		})
+	default:
+		h.startJob(h.bringUp)
+	}
+}
+
+// startJob does f a moment later, unless the job is void by then.
+func (h *host) startJob(f func()) {
+	h.job = &job{h.taken.Epoch}
+	h.goOn(f)
+}
+
+func (h *host) goOn(f func()) {
+	j, boot := h.job, h.boot
+	h.w.after(noticeDelay, func() {
+		if h.job == j && h.boot == boot && !h.paused {
+			f()
+		}
+	})
+}
+
+func (h *host) jobEnded() {
+	h.settled, h.job, h.working = h.job.epoch, nil, false
+	h.consider()
+	h.act()
+}
+
+func (h *host) actRunning() {
+	o := h.taken
+	leads := !h.data.standby
+	atRest := h.actionWanted(o) && o.Action != node.ActionInitDB
+	switch {
+	case o.Role == node.RoleNone:
+		h.stop()
+	case o.Role == node.RolePrimary && h.actionWanted(o):
+		h.refuseRunning("initdb was ordered while a server runs")
+	case o.Role == node.RolePrimary:
+		h.adopt()
+	case leads && h.salvageWanted(o):
+		h.refuseRunning("salvage was ordered for a server that leads")
+	case o.Action == node.ActionDiscard && h.actionWanted(o) && h.data.control.Timeline() >= o.DiscardTimeline:
+		h.refuseRunning("the timeline cannot be discarded: the running server is on it")
+	case leads || atRest:
+		h.stop()
+	case h.salvageWanted(o):
+		if h.job == nil {
+			h.startJob(func() {
+				h.salvage(o)
+				h.jobEnded()
+			})
+		}
+	default:
+		h.adopt()
+	}
+}
+
+func (h *host) actionWanted(o node.Order) bool {
+	switch o.Action {
+	case node.ActionInitDB, node.ActionBaseBackup, node.ActionRewind, node.ActionDiscard:
+		return h.status.ActionEpoch != o.Epoch
+	}
+	return false
+}
+
+func (h *host) salvageWanted(o node.Order) bool {
+	return o.Action == node.ActionSalvage && (h.status.Salvaged == nil || h.status.Salvaged.Epoch != o.Epoch)
+}
+
+func (h *host) presentRole() node.Role {
+	if h.data.standby {
+		return node.RoleStandby
+	}
+	return node.RolePrimary
+}
+
+func (h *host) adopt() {
+	o := h.taken
+	h.settled = o.Epoch
+	h.report(func(s *node.Status) {
+		s.Epoch, s.State, s.Role, s.PID, s.Error = o.Epoch, node.StateRunning, h.presentRole(), 1, ""
+		if o.Role == node.RolePrimary {
+			s.UsedEpoch = max(s.UsedEpoch, o.Epoch)
+		}
+	})
+}
+
+func (h *host) refuseRunning(why string) {
+	o := h.taken
+	h.settled = o.Epoch
+	h.report(func(s *node.Status) {
+		s.Epoch, s.State, s.Role, s.PID, s.Error = o.Epoch, node.StateRefused, h.presentRole(), 1, why
+		if o.Role == node.RolePrimary {
+			s.UsedEpoch = max(s.UsedEpoch, o.Epoch)
+		}
+		if o.Action == node.ActionSalvage {
+			s.Salvaged = &node.Salvaged{Epoch: o.Epoch, Error: why}
+		}
+	})
+}
+
+func (h *host) stop() {
+	h.stopServer()
+	h.report(func(s *node.Status) { s.State, s.Error, s.Epoch = node.StateStopping, "", h.taken.Epoch })
+}
+
+func (h *host) fail(state node.State, why string) {
+	h.report(func(s *node.Status) {
+		s.Epoch = max(s.Epoch, h.taken.Epoch)
+		s.State, s.Role, s.PID, s.Error = state, node.RoleNone, 0, why
+	})
+}
+
+// bringUp starts a server by the order, after its action.
+func (h *host) bringUp() {
+	o := h.taken
+	if h.order.Epoch > o.Epoch { // superseded: the new order wins
+		h.job = nil
+		h.consider()
+		return
+	}
+	if why := h.forbidden(o); why != "" {
+		h.fail(node.StateRefused, why)
+		h.jobEnded()
+		return
+	}
+	if why := h.unreachable(o); why != "" { // before anything is overwritten
+		h.fail(node.StateFailed, fmt.Sprintf("%s: %s", o.Action, why))
+		h.jobEnded()
+		return
+	}
+	h.working = true
+	switch {
+	case h.actionWanted(o):
+		h.report(func(s *node.Status) {
+			s.Epoch, s.State, s.Role, s.PID, s.Error = o.Epoch, node.StateWorking, node.RoleNone, 0, ""
+			if o.Action != node.ActionDiscard {
+				s.Unfinished = o.Action
+			}
+		})
+		j, boot := h.job, h.boot
+		h.w.after(actionDelay, func() {
+			if h.job == j && h.boot == boot {
+				h.carryOut(o)
+			}
+		})
+	default:
+		if h.salvageWanted(o) {
+			h.salvage(o)
+		}
+		h.start(o)
+	}
+}
+
+// forbidden says why the order may not be carried out.
+func (h *host) forbidden(o node.Order) string {
+	wanted := h.actionWanted(o)
+	switch {
+	case o.Role == node.RolePrimary && o.Epoch <= h.status.UsedEpoch:
+		return fmt.Sprintf("order %d to lead was used already", o.Epoch)
+	case wanted && o.Action == node.ActionBaseBackup:
+	case wanted && o.Action == node.ActionInitDB && h.status.Unfinished == node.ActionInitDB:
+	case h.status.Unfinished != "":
+		return fmt.Sprintf("an unfinished %s left the data directory unusable", h.status.Unfinished)
+	case wanted && o.Action == node.ActionInitDB && h.data != nil:
+		return "initdb needs an empty data directory"
+	case wanted && o.Action == node.ActionInitDB:
+	case h.data == nil:
+		return "nothing to start"
+	case wanted && o.Action == node.ActionDiscard && h.data.control.Timeline() >= o.DiscardTimeline:
+		return "the timeline cannot be discarded: the data directory is on it"
+	}
+	return ""
+}
+
+// carryOut is the end of an action.
+func (h *host) carryOut(o node.Order) {
+	if why := h.action(o); why != "" {
+		h.fail(node.StateFailed, fmt.Sprintf("%s: %s", o.Action, why))
+		h.jobEnded()
+		return
+	}
+	h.report(func(s *node.Status) {
+		s.ActionEpoch = o.Epoch
+		if o.Action != node.ActionDiscard {
+			s.Unfinished = ""
+		}
+	})
+	h.start(o)
+}
+
+func (h *host) action(o node.Order) string {
+	if h.failing[o.Action] {
+		return "told to fail"
+	}
+	switch o.Action {
+	case node.ActionInitDB:
+		h.w.nextID++
+		h.data = newData(7000 + uint64(h.w.nextID))
+		h.checkpoint(pgcontrol.StateShutDown)
+	case node.ActionDiscard:
+		for t := range h.data.history {
+			if t >= o.DiscardTimeline {
+				delete(h.data.history, t)
+			}
+		}
+	case node.ActionBaseBackup, node.ActionRewind:
+		if why := h.unreachable(o); why != "" {
+			return why
+		}
+		u := h.w.byName(o.Upstream.Host)
+		if o.Action == node.ActionRewind {
+			return h.rewind(u)
+		}
+		if o.Slot != "" && !u.data.slots[o.Slot] {
+			return "replication slot does not exist"
+		}
+		h.data = u.data.clone()
+		h.data.standby = true
+		h.data.control.State = pgcontrol.StateInArchiveRecovery
+	}
+	return ""
+}
+
+// unreachable says why there is nothing to overwrite the data with.
+func (h *host) unreachable(o node.Order) string {
+	if !h.actionWanted(o) || o.Upstream == nil {
+		return ""
+	}
+	u := h.w.byName(o.Upstream.Host)
+	if u == nil || !u.reachable() || u.server.recovery || !h.connected {
+		return "connection refused"
+	}
+	return ""
+}
+
+func newData(systemID uint64) *data {
+	return &data{
+		systemID: systemID, history: map[wal.Timeline]bool{}, slots: map[string]bool{},
+		control: pgcontrol.Data{SystemID: systemID, CheckpointTimeline: 1, SegmentBytes: segmentBytes},
+	}
+}
+
+// rewind goes by the control files alone, as pg_rewind does.
+func (h *host) rewind(u *host) string {
+	if u.data.control.CheckpointTimeline <= h.data.control.CheckpointTimeline {
+		return "" // no rewind required: it stays as it is
+	}
+	n := common(h.data.wal, u.data.wal)
+	if endOf(u.data.wal, n) < u.data.oldest {
+		return "requested WAL segment has already been removed"
+	}
+	h.data.wal = slices.Clone(u.data.wal)
+	h.data.history = maps.Clone(u.data.history)
+	h.data.control = u.data.control
+	h.data.standby = true
+	return ""
+}
+
+// salvage copies what the dead node has and this one lacks.
+func (h *host) salvage(o node.Order) {
+	dead := h.deadNode(o)
+	done := node.Salvaged{Epoch: o.Epoch}
+	switch {
+	case dead == nil || dead.unreadable || dead.data == nil:
+		done.Error = "the dead node's volume cannot be read"
+	case dead.locked():
+		done.Error = "the server still runs"
+	case h.failing[node.ActionSalvage]:
+		done.Error = "told to fail"
+	case isPrefix(h.data.wal, dead.data.wal):
+		missing := dead.data.wal[len(h.data.wal):]
+		h.data.wal = append(h.data.wal, missing...)
+		done.Files, done.Bytes = len(missing), int64(len(missing)*recordBytes)
+		for t := range dead.data.history {
+			if t <= dead.data.control.Timeline() {
+				h.data.history[t] = true
+			}
+		}
+	case !isPrefix(dead.data.wal, h.data.wal):
+		done.Error = "not the same history"
+	}
+	h.report(func(s *node.Status) { s.Epoch, s.Salvaged, s.Error = o.Epoch, &done, "" })
+}
+
+func (h *host) deadNode(o node.Order) *host {
+	for _, x := range h.w.hosts {
+		if x.node.DataDir() == o.Salvage.DataDir {
+			return x
+		}
+	}
+	return nil
+}
+
+// start starts the server in the order's role, unless the order was superseded.
+func (h *host) start(o node.Order) {
+	h.working = false
+	if h.order.Epoch > o.Epoch {
+		h.job = nil
+		h.consider()
+		return
+	}
+	h.data.standby = o.Role == node.RoleStandby
+	h.report(func(s *node.Status) {
+		s.Epoch, s.State, s.Role, s.PID, s.Error = o.Epoch, node.StateRunning, o.Role, 1, ""
+		if o.Role == node.RolePrimary {
+			s.UsedEpoch = o.Epoch
+		}
+	})
+	h.startServer()
+	h.jobEnded()
+}

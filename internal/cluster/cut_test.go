@@ -1,0 +1,421 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"controld/internal/cluster"
+	"controld/internal/cluster/clustertest"
+	"controld/internal/node"
+	"controld/internal/operation"
+)
+
+// A scenario is one operation and what must be true after it, whatever was cut.
+type scenario struct {
+	name string
+	// set changes the cluster's settings.
+	set func(*cluster.Settings)
+	// ready brings the world into the state in which the operation begins.
+	ready func(l *lab)
+	// run starts the operation and returns when it has ended.
+	run func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error)
+	// again is what a person does where the cut operation was taken back and
+	// nothing leads: to ask once more is always right.
+	again func(l *lab)
+}
+
+func scenarios() []scenario {
+	ask := func(r cluster.FailoverRequest) func(context.Context, *cluster.Manager, *operation.Manager) (operation.Record, error) {
+		return func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
+			return waited(ctx, ops)(m.Failover(ctx, r, test))
+		}
+	}
+	hurt := func(name string, f func(*clustertest.Host)) func(l *lab) {
+		return func(l *lab) {
+			l.w.Do(name, f)
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	rejoin := func(method string) func(context.Context, *cluster.Manager, *operation.Manager) (operation.Record, error) {
+		return func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
+			m.Observe(ctx)
+			return waited(ctx, ops)(m.Rejoin(ctx, second, method, "", test))
+		}
+	}
+	sync := func(s *cluster.Settings) { s.Replication = cluster.Sync }
+	protect := func(how string) func(context.Context, *cluster.Manager, *operation.Manager) (operation.Record, error) {
+		return func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
+			m.Observe(ctx)
+			return waited(ctx, ops)(m.Protect(ctx, how, "", test))
+		}
+	}
+	return []scenario{
+		{name: "planned", run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
+		{name: "planned, sync", set: sync, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
+		{name: "failback", ready: func(l *lab) {
+			l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
+			l.settle("the failover before")
+		}, run: failingBack},
+		{name: "failback, rejoin first", ready: func(l *lab) {
+			l.w.Do(first, (*clustertest.Host).Crash)
+			l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
+		}, run: failingBack},
+		{name: "emergency, dead", ready: hurt(first, (*clustertest.Host).Crash), run: ask(cluster.FailoverRequest{})},
+		{name: "emergency, frozen", ready: hurt(first, (*clustertest.Host).Freeze), run: ask(cluster.FailoverRequest{}), again: askAgain},
+		{name: "emergency, paused", ready: hurt(first, (*clustertest.Host).Pause), run: ask(cluster.FailoverRequest{}), again: askAgain},
+		{name: "emergency, chosen", run: ask(cluster.FailoverRequest{Mode: cluster.ModeEmergency})},
+		{name: "emergency, unreadable", ready: hurt(first, func(h *clustertest.Host) { h.Crash(); h.Unreadable(true) }),
+			run: ask(cluster.FailoverRequest{MaxLossBytes: new(int64(cluster.AcceptAnyLoss))}), again: askAgain},
+		{name: "start", ready: func(l *lab) {
+			l.w.Do(first, (*clustertest.Host).Crash)
+			l.w.Do(second, (*clustertest.Host).Crash)
+			time.Sleep(100 * time.Millisecond)
+		}, run: func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
+			m.Observe(ctx)
+			return waited(ctx, ops)(m.StartNode(ctx, first, "", test))
+		}},
+		{name: "rejoin, follow", ready: hurt(second, (*clustertest.Host).Crash), run: rejoin("")},
+		{name: "rejoin, rewind", ready: diverged, run: rejoin("")},
+		{name: "rejoin, base backup", ready: func(l *lab) {
+			diverged(l)
+			l.w.Do(second, func(h *clustertest.Host) { h.Fail(node.ActionRewind, true) })
+		}, run: rejoin("")},
+		{name: "rejoin, by base backup", run: rejoin(cluster.MethodBaseBackup)},
+		{name: "align", ready: func(l *lab) {
+			o := l.w.Process().Outside()
+			ctx := context.Background()
+			for _, db := range []string{"imdb", "imdb_ro"} {
+				if err := o.Pooler.Pause(ctx, db); err != nil {
+					l.t.Fatal(err)
+				}
+			}
+			if err := o.Pooler.Point(ctx, cluster.Targets{Primary: l.w.Address(second), Standby: l.w.Address(first)}); err != nil {
+				l.t.Fatal(err)
+			}
+			for _, db := range []string{"imdb", "imdb_ro"} {
+				if err := o.Pooler.Resume(ctx, db); err != nil {
+					l.t.Fatal(err)
+				}
+			}
+		}, run: aligning},
+		{name: "align, settings of a move", ready: func(l *lab) {
+			o := l.w.Process().Outside()
+			ctx := context.Background()
+			n := l.set.Nodes[0]
+			if err := o.Volumes.WriteSettings(n, cluster.RoleSettings{Switching: true}); err != nil {
+				l.t.Fatal(err)
+			}
+			session, err := o.Servers.Connect(ctx, n)
+			if err != nil {
+				l.t.Fatal(err)
+			}
+			defer session.Close()
+			if err := session.Reload(ctx, nil); err != nil {
+				l.t.Fatal(err)
+			}
+		}, run: aligning},
+		{name: "protect, set", set: sync, ready: func(l *lab) {
+			l.want(l.await(func() (operation.Record, error) {
+				l.now.m.Observe(context.Background())
+				return l.now.m.Protect(context.Background(), "lift", "", test)
+			}()), operation.Succeeded)
+		}, run: protect("set")},
+		{name: "protect, lift", set: sync, ready: hurt(second, (*clustertest.Host).Crash), run: protect("lift")},
+	}
+}
+
+func aligning(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
+	return waited(ctx, ops)(m.Align(ctx, "", test))
+}
+
+func failingBack(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
+	return waited(ctx, ops)(m.Failback(ctx, cluster.FailbackRequest{}, test))
+}
+
+// askAgain: a primary that is frozen, or whose volume cannot be read, is not
+// started by controld itself. What the volume holds can be read in the end.
+func askAgain(l *lab) {
+	time.Sleep(20 * time.Second)
+	if l.w.Serving() == "" {
+		l.want(failover(l, cluster.FailoverRequest{Mode: cluster.ModeEmergency, Target: second, MaxLossBytes: new(int64(cluster.AcceptAnyLoss))}), operation.Succeeded)
+	}
+	l.w.Do(first, func(h *clustertest.Host) { h.Unreadable(false) })
+	l.w.Forget()
+}
+
+// diverged leaves the second node with WAL that the first never had: it led,
+// crashed, and the first was made to lead without it.
+func diverged(l *lab) {
+	l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
+	l.settle("the failover before")
+	l.w.Do(second, func(h *clustertest.Host) { h.Crash(); h.Unreadable(true) })
+	l.want(failover(l, cluster.FailoverRequest{MaxLossBytes: new(int64(cluster.AcceptAnyLoss))}), operation.Succeeded)
+	l.w.Do(second, func(h *clustertest.Host) { h.Unreadable(false); h.Diverge() })
+	l.w.Forget()
+}
+
+// waited returns the operation when it has ended or is incomplete.
+func waited(ctx context.Context, ops *operation.Manager) func(operation.Record, error) (operation.Record, error) {
+	return func(rec operation.Record, err error) (operation.Record, error) {
+		var problem *operation.Problem
+		if err != nil && !errors.As(err, &problem) {
+			return rec, err
+		}
+		return ops.Wait(ctx, rec.ID)
+	}
+}
+
+// stillWatched ends the controld that prepared the world, so that the one whose
+// calls are counted does nothing but the operation.
+func (l *lab) counted(hook func(context.Context, string, func() error) error) *daemon {
+	armed := false
+	d := l.restart(func(ctx context.Context, call string, do func() error) error {
+		if !armed {
+			return do()
+		}
+		return hook(ctx, call, do)
+	})
+	d.m.Observe(context.Background()) // so that the rate of writes is known
+	time.Sleep(time.Second)
+	d.m.Observe(context.Background())
+	armed = true
+	return d
+}
+
+// A cut is where controld dies.
+type cut struct {
+	at    int  // the call, counted from 1
+	after bool // it had its effect
+	away  time.Duration
+}
+
+func (c cut) String() string {
+	when := "before"
+	if c.after {
+		when = "after"
+	}
+	return fmt.Sprintf("%s call %d, back after %v", when, c.at, c.away)
+}
+
+// TestKill9 cuts every operation before and after each outside call, and lets
+// the next controld come soon, or after the pooler's init has ended the pause.
+func TestKill9(t *testing.T) {
+	for _, sc := range scenarios() {
+		t.Run(sc.name, func(t *testing.T) {
+			for _, c := range []cut{{after: false, away: soon}, {after: true, away: soon}, {after: true, away: late}} {
+				t.Run(fmt.Sprintf("after=%v, away %v", c.after, c.away), func(t *testing.T) {
+					t.Parallel()
+					for c.at = 1; killAt(t, sc, c) && !t.Failed(); c.at += stride {
+					}
+					if c.at == 1 {
+						t.Error("nothing was cut")
+					}
+				})
+			}
+		})
+	}
+}
+
+// How long no controld runs: less than the pooler's init waits, or more.
+const (
+	soon = 200 * time.Millisecond
+	late = 14 * time.Second
+)
+
+// changes are the calls that change something outside.
+var changes = regexp.MustCompile(`^(Engine\.(Start|Kill|Disconnect|Connect)|Volumes\.Write.*|Session\.(Checkpoint|Reload|CreateSlot|DropSlot|Promote|SyncProbe)|` +
+	`Pooler\.(Point|Pause|PauseNow|Resume|Kill|Drain|RenewLease|RemoveLease|Probe))\b`)
+
+// A counter counts the calls at which a cut makes a difference: before and
+// after each change, and before the first look that follows one, when the
+// journal may have been written in between.
+type counter struct {
+	mu      sync.Mutex
+	n       int
+	looking bool // since the last change something was only looked at
+}
+
+func (c *counter) next(call string, afterOnly bool) (n int, counts bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change := changes.MatchString(call)
+	counts = change || !afterOnly && !c.looking
+	c.looking = !change
+	if counts {
+		c.n++
+	}
+	return c.n, counts
+}
+
+// killAt reports whether the operation made so many calls.
+func killAt(t *testing.T, sc scenario, c cut) (reached bool) {
+	inLab(t, sc.set, func(l *lab) {
+		if sc.set != nil {
+			time.Sleep(10 * time.Second) // until supervision has set what commits wait for
+		}
+		l.quiet()
+		if sc.ready != nil {
+			sc.ready(l)
+		}
+		var count counter
+		where := ""
+		var d *daemon
+		d = l.counted(func(_ context.Context, call string, do func() error) error {
+			if n, counts := count.next(call, c.after); !counts || n != c.at {
+				return do()
+			}
+			where = call
+			var err error
+			if c.after {
+				err = do()
+			}
+			d.process.Die()
+			return err
+		})
+		ended := make(chan struct{})
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() {
+			defer close(ended)
+			_, _ = sc.run(ctx, d.m, d.ops)
+		}()
+		select {
+		case <-d.process.Died:
+			reached = true
+		case <-ended:
+			return
+		}
+		defer func() {
+			if l.t.Failed() {
+				l.t.Logf("cut %s: %s", c, where)
+			}
+			cancel()
+			l.w.Close()
+			<-ended
+		}()
+		l.die()
+		time.Sleep(c.away)
+		l.boot(nil)
+		l.look()
+		if sc.again != nil {
+			sc.again(l)
+		}
+		l.settle(fmt.Sprintf("kill -9 %s (%s)", c, where))
+		if longest := l.w.LongestPause(); longest > 15*time.Second {
+			l.t.Errorf("clients were held for %v, cut %s (%s)\n%s", longest, c, where, l.story())
+		}
+	})
+	return reached
+}
+
+// quiet ends the supervision of the controld that started the cluster.
+func (l *lab) quiet() { l.restart(nil) }
+
+// killAfter runs the scenario called name and kills controld after the first
+// call with this name; then another one comes soon.
+func killAfter(t *testing.T, name, call string, then func(l *lab)) {
+	scenario := scenarios()[slices.IndexFunc(scenarios(), func(sc scenario) bool { return sc.name == name })]
+	inLab(t, scenario.set, func(l *lab) {
+		l.quiet()
+		if scenario.ready != nil {
+			scenario.ready(l)
+		}
+		var d *daemon
+		d = l.counted(func(_ context.Context, got string, do func() error) error {
+			err := do()
+			if strings.HasPrefix(got, call) {
+				d.process.Die()
+			}
+			return err
+		})
+		ended := make(chan struct{})
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() {
+			defer close(ended)
+			_, _ = scenario.run(ctx, d.m, d.ops)
+		}()
+		select {
+		case <-d.process.Died:
+		case <-ended:
+			cancel()
+			l.t.Fatalf("the operation ended without %s\n%s", call, l.story())
+		}
+		defer func() {
+			cancel()
+			l.w.Close()
+			<-ended
+		}()
+		l.die()
+		time.Sleep(soon)
+		l.boot(nil)
+		l.look()
+		l.settle("the kill")
+		then(l)
+	})
+}
+
+// A failback that brought its target back first keeps its list of steps, though
+// the target streams by the time it is resumed.
+func TestAResumedFailbackKeepsItsSteps(t *testing.T) {
+	killAfter(t, "failback, rejoin first", "Session.Promote", func(l *lab) {
+		recs, _, err := l.now.ops.List(operation.Filter{Kind: cluster.KindFailback})
+		if err != nil || len(recs) != 1 {
+			l.t.Fatalf("%v, %v", recs, err)
+		}
+		l.want(recs[0], operation.Succeeded)
+		if name := recs[0].Steps[0].Name; name != "rejoin: reserve slot" {
+			l.t.Errorf("its first step is %q now", name)
+		}
+	})
+}
+
+// What an align held when controld died is released by the next one, and not
+// only by the pooler's init.
+func TestAResumedAlignReleasesWhatItHeld(t *testing.T) {
+	killAfter(t, "align", "Pooler.Point", func(l *lab) {
+		if l.w.LongestPause() > 5*time.Second {
+			l.t.Errorf("clients were held for %v", l.w.LongestPause())
+		}
+	})
+}
+
+// The PAUSE of an emergency is not awaited. Where the next thing fails, it must
+// not come after the RESUME that takes it back.
+func TestAnUndoneEmergencyLeavesNoPause(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.quiet()
+		l.w.Do(first, (*clustertest.Host).Crash)
+		var sent atomic.Bool
+		l.counted(func(_ context.Context, call string, do func() error) error {
+			switch {
+			case strings.HasPrefix(call, "Pooler.PauseNow"):
+				sent.Store(true)
+				time.Sleep(50 * time.Millisecond)
+			case call == "Redis.Ping" && sent.Load(): // the look at the end of the operation takes its time
+				time.Sleep(500 * time.Millisecond)
+			case strings.HasPrefix(call, "Servers.Connect "+second):
+				time.Sleep(time.Millisecond)
+				if sent.Load() {
+					return errBrokenWire
+				}
+			}
+			return do()
+		})
+		l.want(failover(l, cluster.FailoverRequest{}), operation.Undone)
+		time.Sleep(10 * time.Second)
+		if l.w.LongestPause() > 3*time.Second {
+			l.t.Errorf("clients were held for %v", l.w.LongestPause())
+		}
+		l.restart(nil)
+		l.look()
+		l.settle("the next start")
+	})
+}

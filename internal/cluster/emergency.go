@@ -1,0 +1,328 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"controld/internal/node"
+	"controld/internal/operation"
+	"controld/internal/wal"
+)
+
+// emergencySteps is the failover from a primary that is dead, hung or out of
+// reach. Its order is withdrawn first, so that nobody can start it again;
+// nothing is promoted before its death is proved; what it had written and the
+// candidate lacks is fetched before the candidate leads.
+func (f *failover) emergencySteps() []operation.Step[failoverState] {
+	return []operation.Step[failoverState]{
+		{Name: "withdraw order", Do: f.withdrawOld, Entry: true},
+		{Name: "pause pooler", Do: f.sendPause, Undo: f.resumeUndone},
+		{Name: "kill old primary", Do: f.kill, Undo: f.reconnectOld},
+		{Name: "collect pause", Do: f.collectPause},
+		{Name: "salvage WAL", Do: f.salvage},
+		{Name: stepPromote, Do: f.promote, Undo: f.demoteCandidate, Entry: true},
+		{Name: "repoint pooler", Do: f.repoint},
+		{Name: "probe", Do: f.probe},
+		{Name: "resume pooler", Do: f.resume},
+		{Name: "record primary", Do: f.record, Entry: true},
+		{Name: "probe as client", Do: f.probeAsClient},
+		{Name: "restore archiving", Do: within(checkpointDeadline, f.restoreNewAfterCrash)},
+	}
+}
+
+// emergencyChecks are what must hold before the old primary is killed: a
+// candidate that can lead, and a loss that is none, or is accepted.
+func (f *failover) emergencyChecks(v View, from, to NodeState, s *failoverState) []operation.Check {
+	able := to.Role() == RoleStandby
+	checks := []operation.Check{
+		check("candidate-is-whole", usable(to), "unfinished", nil, "%s: %s", to.Node.Name, wholeness(to)),
+		check("candidate-answers", able, "no-candidate", nil, "%s: %s", to.Node.Name, roleOrWhy(to)),
+		check("no-third-primary", !leadsBeside(v, s.From, s.To), "two-primaries", nil, "no other node may lead beside %s", s.From),
+	}
+	if !able {
+		return checks
+	}
+	s.Timeline = max(s.Timeline, to.Timeline())
+	return append(checks, f.lossCheck(from, to, s))
+}
+
+func leadsBeside(v View, from, to string) bool {
+	for _, n := range v.Nodes {
+		if n.Node.Name != from && n.Node.Name != to && n.Role() == RolePrimary {
+			return true
+		}
+	}
+	return false
+}
+
+// lossCheck says what would be lost before anything is touched. Where the dead
+// node's volume can be read its WAL is salvaged and nothing is. Where it cannot,
+// the loss is an estimate, and is judged against what is accepted.
+func (f *failover) lossCheck(from, to NodeState, s *failoverState) operation.Check {
+	if parted(from, to) {
+		s.Loss, s.Parted = Loss{Estimate: true}, true
+		return f.judgeLoss(s, fmt.Sprintf("%s is on timeline %d and %s on the later timeline %d: what %s wrote since they parted does not fit", s.From, from.Control.Timeline(), s.To, to.Timeline(), s.From))
+	}
+	if from.Control != nil && to.Timeline() < from.Control.Timeline() && !f.knowsTimeline(to.Node, from.Control.Timeline()) {
+		return check("loss", false, "timeline", map[string]any{"primary_timeline": from.Control.Timeline(), "candidate_timeline": to.Timeline()},
+			"%[1]s did not follow yet to timeline %[2]d of %[3]s and would lose all that was written there. The volume of %[3]s can be read: start it in place (controld start %[3]s)", s.To, from.Control.Timeline(), s.From)
+	}
+	if from.Control != nil {
+		s.Loss = Loss{Known: true}
+		return check("loss", true, "loss", map[string]any{"lost_bytes": int64(0)}, "the volume of %s can be read: what %s lacks is salvaged from it", s.From, s.To)
+	}
+	if f.wasInSync() {
+		s.Loss = Loss{Known: true}
+		return check("loss", true, "loss", map[string]any{"lost_bytes": int64(0)}, "%s was in sync at the last commit: it has all that was acknowledged", s.To)
+	}
+	s.Loss = f.m.rate.bound(s.From, to.Server.Received, f.diedAt(from))
+	return f.judgeLoss(s, unreadable(s))
+}
+
+// wasInSync: no commit was acknowledged that the standby does not have. The
+// journal notes the contrary before it can come true.
+func (f *failover) wasInSync() bool {
+	return f.m.set.Replication != Async && !f.m.Identity().Unsynced
+}
+
+// parted: the candidate has gone on to a later timeline than the node that it
+// shall take over from, past controld. The WAL of the one is no continuation of
+// the other's.
+func parted(from, to NodeState) bool {
+	return from.Control != nil && to.Timeline() > from.Control.Timeline()
+}
+
+func unreadable(s *failoverState) string { return "the volume of " + s.From + " cannot be read" }
+
+// knowsTimeline reports whether a standby has followed to timeline t, or could.
+// Its own word is older than that while it does not stream: the control file
+// names a timeline only from the first restartpoint on it.
+func (f *failover) knowsTimeline(n Node, t wal.Timeline) bool {
+	has, err := f.m.out.Volumes.HasHistory(n, t)
+	return err == nil && has
+}
+
+// diedAt is until when the old primary may have written: now, unless the
+// engine knows better.
+func (f *failover) diedAt(from NodeState) time.Time {
+	if from.Container.Exists && !from.Container.Running && !from.Container.EndedAt.IsZero() {
+		return from.Container.EndedAt
+	}
+	return time.Now()
+}
+
+// judgeLoss holds the loss against what is accepted. why says how it comes
+// that something would be lost.
+func (f *failover) judgeLoss(s *failoverState, why string) operation.Check {
+	l := s.Loss
+	numbers := map[string]any{
+		"lost_bytes": l.Bytes, "estimate": true, "lag_bytes": l.LagBytes, "observed_ms_before": l.SinceMS,
+		"write_rate_bytes_per_second": l.RateBytes, "max_loss_bytes": s.MaxLoss,
+	}
+	unsynced := f.m.set.Replication != Async && f.m.Identity().Unsynced
+	switch {
+	case unsynced && f.req.MaxLossBytes == nil:
+		return check("loss", false, "loss-not-accepted", numbers,
+			"synchronous replication was lifted and %s was not in sync at the last commit, and %s: about %d bytes would be lost. Accept that in the request: max_loss_bytes of at least as much (-1 accepts any)", s.To, why, l.Bytes)
+	case !l.Known:
+		return check("loss", s.MaxLoss == AcceptAnyLoss, "loss-unknown", numbers,
+			"%s, and controld has not seen how far it was: the loss is unknown. max_loss_bytes -1 in the request accepts that", why)
+	}
+	ok := s.MaxLoss == AcceptAnyLoss || l.Bytes <= s.MaxLoss
+	return check("loss", ok, "loss-over-bound", numbers,
+		"%s: an estimated %d bytes would be lost, %d are accepted. max_loss_bytes in the request accepts more (-1 accepts any)", why, l.Bytes, s.MaxLoss)
+}
+
+func (f *failover) withdrawOld(_ context.Context, s *failoverState) error {
+	from, _ := f.nodes(s)
+	return f.m.withdraw(from)
+}
+
+// sendPause asks the pooler to hold the clients and does not wait: on a frozen
+// primary only the kill ends what PAUSE waits for.
+func (f *failover) sendPause(ctx context.Context, s *failoverState) error {
+	_, to := f.nodes(s)
+	if err := f.holdLease(); err != nil {
+		return err
+	}
+	f.m.quiet(2 * time.Second)
+	s.pausedAt = time.Now()
+	f.paused = make(chan error, 1)
+	bounded, cancel := context.WithTimeout(ctx, deathDeadline+proveDeadline)
+	f.stopPause = cancel
+	go func() {
+		defer cancel()
+		f.paused <- f.each(bounded, f.m.out.Pooler.PauseNow)
+	}()
+	_, err := f.sessions.get(ctx, to)
+	return err
+}
+
+// kill ends the old primary and returns with the proof of its death. When the
+// proof is late the node is cut from the network and the clients' connections
+// dropped: something may still answer them.
+func (f *failover) kill(ctx context.Context, s *failoverState) error {
+	from, _ := f.nodes(s)
+	f.sessions.drop(from)
+	locked, err := f.m.out.Volumes.Locked(from)
+	if err == nil && !locked {
+		s.Proof = "lock"
+		return nil
+	}
+	s.Proof, err = f.m.killAndProve(ctx, from, func(ctx context.Context) {
+		if err := f.m.out.Engine.Disconnect(ctx, from.Container); err != nil {
+			f.m.log.Warn("dying node not cut from the network", "node", from.Name, "err", err)
+		}
+		for _, db := range f.m.set.Databases {
+			if err := f.m.out.Pooler.Kill(ctx, db); err != nil {
+				f.m.log.Warn("clients of the dying node not dropped", "database", db, "err", err)
+			}
+		}
+	})
+	return err
+}
+
+// reconnectOld gives a node that did not die its network back; its order stays
+// withdrawn.
+func (f *failover) reconnectOld(ctx context.Context, s *failoverState) error {
+	from, _ := f.nodes(s)
+	if c, err := f.m.out.Engine.Inspect(ctx, from.Container); err != nil || c.Connected || !c.Running {
+		return err
+	}
+	return f.m.out.Engine.Connect(ctx, from.Container)
+}
+
+// collectPause waits for PAUSE's answer, which the death of the server lets
+// come. Beside what follows, the pooler's new configuration is written and its
+// connection for the probe opened.
+//
+// A pooler that does not run holds nobody. The failover goes on without it, and
+// is incomplete until it is back.
+func (f *failover) collectPause(ctx context.Context, s *failoverState) error {
+	if f.paused == nil {
+		return errors.New("the pause was asked for by another process")
+	}
+	select {
+	case err := <-f.paused:
+		f.paused = nil
+		if err != nil && !f.poolerDown(ctx) {
+			return err
+		}
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := f.pauseAgain(ctx); err != nil && !f.poolerDown(ctx) {
+		return err
+	}
+	f.pointed = make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, pointDeadline)
+		defer cancel()
+		err := f.m.out.Pooler.Point(ctx, s.Targets)
+		if err == nil {
+			_ = f.m.out.Pooler.Probe(ctx, ProbeEntry) // refused until the promotion; it opens the connection
+		}
+		f.pointed <- err
+	}()
+	return nil
+}
+
+func (f *failover) poolerDown(ctx context.Context) bool {
+	c, err := f.m.out.Engine.Inspect(ctx, f.m.set.PoolerContainer)
+	if err != nil || c.Running {
+		return false
+	}
+	f.m.log.Warn("the pooler does not run: no clients are held")
+	return true
+}
+
+// salvage has the candidate's init copy the WAL that the candidate lacks from
+// the dead node's volume into its own pg_wal, where the promotion reads it.
+func (f *failover) salvage(ctx context.Context, s *failoverState) error {
+	from, to := f.nodes(s)
+	if s.Parted {
+		return nil // judged before anything was touched
+	}
+	control, err := f.m.out.Volumes.Control(from)
+	if err != nil {
+		return f.withoutSalvage(ctx, s, err)
+	}
+	pos, err := f.sessions.position(ctx, to)
+	if err != nil {
+		return err
+	}
+	o, err := f.m.order(to, node.Order{Role: node.RoleStandby, Action: node.ActionSalvage, Salvage: &node.Salvage{
+		DataDir: from.DataDir(), FromLSN: min(pos.Received, pos.Replayed), FromTimeline: control.CheckpointTimeline, SegmentBytes: control.SegmentBytes,
+	}})
+	if err != nil {
+		return err
+	}
+	salvaged, err := f.awaitSalvage(ctx, to, o.Epoch)
+	if err != nil {
+		return f.withoutSalvage(ctx, s, err)
+	}
+	s.Salvaged, s.Loss = salvaged.Bytes, Loss{Known: true}
+	s.Timeline = max(s.Timeline, control.Timeline())
+	return nil
+}
+
+func (f *failover) awaitSalvage(ctx context.Context, to Node, epoch uint64) (node.Salvaged, error) {
+	ctx, cancel := context.WithTimeout(ctx, salvageDeadline)
+	defer cancel()
+	var got node.Salvaged
+	err := poll(ctx, tick, func() (bool, error) {
+		status, err := f.m.out.Volumes.Status(to)
+		if err != nil || status.Salvaged == nil || status.Salvaged.Epoch != epoch {
+			return false, err
+		}
+		got = *status.Salvaged
+		return true, nil
+	})
+	if err != nil {
+		return got, fmt.Errorf("wait for the salvage by %s: %w", to.Name, err)
+	}
+	if got.Error != "" {
+		return got, fmt.Errorf("salvage by %s: %s", to.Name, got.Error)
+	}
+	return got, nil
+}
+
+// withoutSalvage judges the loss once more: the volume could be read at the
+// prechecks, or not; now it cannot.
+func (f *failover) withoutSalvage(ctx context.Context, s *failoverState, why error) error {
+	from, to := f.nodes(s)
+	f.m.log.Warn("nothing salvaged", "node", from.Name, "err", why)
+	pos, err := f.sessions.position(ctx, to)
+	if err != nil {
+		return err
+	}
+	if f.wasInSync() {
+		s.Loss = Loss{Known: true}
+		return nil
+	}
+	if !s.Loss.Estimate {
+		s.Loss = f.m.rate.bound(s.From, pos.Received, time.Now())
+	}
+	if c := f.judgeLoss(s, unreadable(s)); !c.OK {
+		return &operation.Problem{Type: c.Problem, Detail: c.Detail + " (" + why.Error() + ")", Numbers: c.Numbers}
+	}
+	return nil
+}
+
+// restoreNewAfterCrash sets the settings of a primary without a synchronous
+// standby, except where strict asks for one, and makes the checkpoint that a
+// rewind of the old primary would need.
+func (f *failover) restoreNewAfterCrash(ctx context.Context, s *failoverState) error {
+	from, to := f.nodes(s)
+	err := f.sessions.with(ctx, to, func(session Session) error { return session.CreateSlot(ctx, from.Slot()) })
+	if err != nil {
+		return err
+	}
+	return f.restoreNew(ctx, s)
+}
+
+// bootDeadline bounds a start that may have to create the cluster or to redo
+// much WAL.
+const bootDeadline = 10 * time.Minute

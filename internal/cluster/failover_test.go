@@ -1,0 +1,282 @@
+package cluster_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"controld/internal/cluster"
+	"controld/internal/cluster/clustertest"
+	"controld/internal/node"
+	"controld/internal/operation"
+)
+
+func TestTheFakeKeepsThePoolersContract(t *testing.T) {
+	w := startedWorld(t)
+	clustertest.RunPoolerContract(t, clustertest.PoolerEnv{
+		Pooler: w.Process().Outside().Pooler, Database: "imdb", Primary: w.Address(first), Standby: w.Address(second),
+		Hold: func(t *testing.T, db string) func() error {
+			commit, err := w.Hold(t.Context(), db)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return commit
+		},
+	})
+}
+
+func TestTheFakeKeepsTheSessionsContract(t *testing.T) {
+	w := startedWorld(t)
+	nodes := clustertest.Nodes()
+	clustertest.RunSessionContract(t, clustertest.SessionEnv{Servers: w.Process().Outside().Servers, Primary: nodes[0], Standby: nodes[1]})
+}
+
+func TestTheFakeKeepsTheInitsContract(t *testing.T) {
+	nodes := clustertest.Nodes()
+	w := clustertest.NewWorld(nodes)
+	t.Cleanup(w.Close)
+	outside := w.Process().Outside()
+	volumes := outside.Volumes
+	var env [2]clustertest.InitNode
+	for i, n := range nodes {
+		must := func(err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		other := nodes[1-i]
+		must(volumes.WriteSettings(n, cluster.RoleSettings{Upstream: &other}))
+		env[i] = clustertest.InitNode{
+			Give: func(o node.Order) { must(volumes.WriteOrder(n, o)) },
+			Status: func() node.Status {
+				s, err := volumes.Status(n)
+				must(err)
+				return s
+			},
+			Locked: func() bool {
+				held, err := volumes.Locked(n)
+				must(err)
+				return held
+			},
+			Answers: func() bool {
+				s, err := outside.Servers.Connect(t.Context(), n)
+				if err == nil {
+					s.Close()
+				}
+				return err == nil
+			},
+			Kill:     func() { w.Do(n.Name, (*clustertest.Host).Crash) },
+			Start:    func() { w.Do(n.Name, (*clustertest.Host).Start) },
+			Upstream: node.Upstream{Host: n.Container, Port: n.Port},
+			DataDir:  n.DataDir(),
+		}
+	}
+	clustertest.RunInitContract(t, clustertest.InitEnv{First: env[0], Second: env[1]})
+}
+
+// startedWorld is a world in real time whose cluster was started by a controld
+// that is gone.
+func startedWorld(t *testing.T) *clustertest.World {
+	l := newLab(t, t.TempDir(), nil)
+	l.lawless = true // the contract of sessions promotes a standby beside its primary
+	l.boot(nil)
+	l.look()
+	l.settle("the start")
+	l.now.stop(t)
+	t.Cleanup(l.close)
+	return l.w
+}
+
+func TestPlannedFailoverAndBack(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		for i := range 4 {
+			to := second
+			if i%2 == 0 {
+				l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
+			} else {
+				to = first
+				l.want(failback(l), operation.Succeeded)
+			}
+			l.leads(to)
+			l.settle("a failover")
+		}
+		if failed := l.w.Failed(); len(failed) > 0 {
+			l.t.Errorf("clients saw %d transactions fail: %v", len(failed), failed[0])
+		}
+		if rec := failback(l); rec.State != operation.Succeeded || rec.Result["already"] == nil || len(rec.Steps) != 0 {
+			l.t.Errorf("failback when there: %+v", rec)
+		}
+		if l.w.LongestPause() > time.Second {
+			l.t.Errorf("clients were held for %v", l.w.LongestPause())
+		}
+	})
+}
+
+func TestEmergency(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		hurt func(*clustertest.Host)
+		lost bool
+	}{
+		{"crashed", (*clustertest.Host).Crash, false},
+		{"frozen", (*clustertest.Host).Freeze, false},
+		{"paused", (*clustertest.Host).Pause, false},
+		{"its server ended by itself", (*clustertest.Host).EndServer, false},
+		{"crashed, its volume gone", func(h *clustertest.Host) { h.Crash(); h.Unreadable(true) }, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			inLab(t, nil, func(l *lab) {
+				l.w.Do(first, tt.hurt)
+				time.Sleep(time.Second)
+				rec := failover(l, cluster.FailoverRequest{})
+				l.want(rec, operation.Succeeded)
+				l.leads(second)
+				if rec.Mode != cluster.ModeEmergency || rec.Result["estimate"] != tt.lost {
+					l.t.Errorf("mode %s, result %v", rec.Mode, rec.Result)
+				}
+				if tt.lost {
+					if told, truth := number(rec.Result["lost_bytes"]), l.w.LostBytes(); told < truth {
+						l.t.Errorf("told a loss of %d bytes, it is %d", told, truth)
+					}
+					return
+				}
+				l.settle("the failover")
+			})
+		})
+	}
+}
+
+func TestAnEmergencySalvagesWhatAStandbyHadNotReceived(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(true) })
+		time.Sleep(time.Second)
+		l.w.Do(first, (*clustertest.Host).Crash)
+		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(false) })
+		rec := failover(l, cluster.FailoverRequest{})
+		l.want(rec, operation.Succeeded)
+		if number(rec.Result["salvaged_bytes"]) == 0 {
+			l.t.Errorf("nothing salvaged: %v", rec.Result)
+		}
+		l.settle("the failover")
+	})
+}
+
+func TestALossOverTheBoundIsRefused(t *testing.T) {
+	inLab(t, func(s *cluster.Settings) { s.MaxLossBytes = 0 }, func(l *lab) {
+		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(true) })
+		time.Sleep(3 * time.Second)
+		l.w.Do(first, func(h *clustertest.Host) { h.Crash(); h.Unreadable(true) })
+		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(false) })
+		time.Sleep(2 * time.Second)
+		rec := failover(l, cluster.FailoverRequest{})
+		l.want(rec, operation.Refused)
+		bound := number(rec.Problem.Numbers["lost_bytes"])
+		l.want(failover(l, cluster.FailoverRequest{MaxLossBytes: &bound}), operation.Succeeded)
+		if truth := l.w.LostBytes(); bound < truth {
+			l.t.Errorf("told at most %d lost bytes, they are %d", bound, truth)
+		}
+	})
+}
+
+func TestTheDeathOfAPrimaryThatDoesNotDieIsNotProved(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(first, func(h *clustertest.Host) { h.Freeze(); h.Stuck(true) })
+		time.Sleep(time.Second)
+		rec := failover(l, cluster.FailoverRequest{})
+		if rec.State != operation.Undone && rec.State != operation.Refused {
+			l.t.Fatalf("the operation is %s\n%s", rec.State, l.story())
+		}
+		if l.w.Leader() != "" {
+			l.t.Errorf("%s leads", l.w.Leader())
+		}
+		if l.w.LongestPause() > 15*time.Second {
+			l.t.Errorf("clients were held for %v", l.w.LongestPause())
+		}
+		l.w.Do(first, func(h *clustertest.Host) { h.Stuck(false); h.Crash() })
+		l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
+		l.settle("the second failover")
+	})
+}
+
+func TestATransactionThatOutlastsThePause(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		commit, err := l.w.Hold(context.Background(), "imdb")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec := failover(l, cluster.FailoverRequest{})
+		l.want(rec, operation.Refused)
+		if rec.Problem.Type != "/problems/long-transaction" || number(rec.Problem.Numbers["pid"]) != 4711 {
+			l.t.Errorf("%+v", rec.Problem)
+		}
+		if err := commit(); err != nil {
+			l.t.Errorf("the transaction: %v", err)
+		}
+		l.leads(first)
+		l.settle("the refusal")
+		if len(l.w.Failed()) > 0 {
+			l.t.Errorf("failed: %v", l.w.Failed())
+		}
+	})
+}
+
+// The candidate goes at each moment of a planned failover: the old primary
+// serves again, or, once it leads, the new one.
+func TestTheCandidateFailsInThePause(t *testing.T) {
+	for _, hurt := range []struct {
+		name string
+		do   func(*clustertest.Host)
+	}{{"crash", (*clustertest.Host).Crash}, {"freeze", (*clustertest.Host).Freeze}, {"pause", (*clustertest.Host).Pause}} {
+		for _, at := range []string{"Pooler.Pause imdb", "Volumes.WriteOrder none", "Session.Promote", "Pooler.Probe controld_probe", "Pooler.Resume imdb"} {
+			t.Run(hurt.name+" at "+at, func(t *testing.T) {
+				t.Parallel()
+				inLab(t, nil, func(l *lab) {
+					// The first probe of the probes' entry opens its connection, before the pause.
+					left := int32(1)
+					if at == "Pooler.Probe controld_probe" {
+						left = 2
+					}
+					l.restart(func(_ context.Context, call string, do func() error) error {
+						if strings.HasPrefix(call, at) && atomic.AddInt32(&left, -1) == 0 {
+							l.w.Do(second, hurt.do)
+						}
+						return do()
+					})
+					l.look()
+					time.Sleep(2 * time.Second)
+					began := time.Now()
+					rec := failover(l, cluster.FailoverRequest{Target: second, Mode: cluster.ModePlanned})
+					if rec.State == operation.Succeeded {
+						l.t.Logf("succeeded all the same")
+					}
+					acked := l.w.Acked()
+					time.Sleep(time.Second)
+					if took := time.Since(began); l.w.Acked() == acked && rec.State != operation.Incomplete {
+						l.t.Errorf("%v after the call nobody writes\n%s", took, l.story())
+					}
+					l.w.Do(second, (*clustertest.Host).Thaw)
+					l.settle("the failover")
+					if l.w.LongestPause() > 20*time.Second {
+						l.t.Errorf("clients were held for %v", l.w.LongestPause())
+					}
+				})
+			})
+		}
+	}
+}
+
+// number is one of a record, which may have come through the journal.
+func number(v any) int64 {
+	switch n := v.(type) {
+	case int64:
+		return n
+	case int:
+		return int64(n)
+	case float64:
+		return int64(n)
+	}
+	return -1
+}

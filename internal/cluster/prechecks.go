@@ -1,0 +1,131 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"controld/internal/operation"
+)
+
+// maxPendingArchive segments are too many: PostgreSQL tries to archive them
+// before it ends.
+const maxPendingArchive = 128
+
+func check(name string, ok bool, problem string, numbers map[string]any, format string, args ...any) operation.Check {
+	return operation.Check{Name: name, OK: ok, Problem: "/problems/" + problem, Numbers: numbers, Detail: fmt.Sprintf(format, args...)}
+}
+
+// plannedChecks are the prechecks of a planned failover, from one fresh
+// observation. All are made, so that a dry run shows every one.
+func (m *Manager) plannedChecks(v View, from, to NodeState) []operation.Check {
+	serves := from.Role() == RolePrimary
+	checks := []operation.Check{
+		check("primary-serves", serves, "no-primary", nil, "%s: %s", from.Node.Name, roleOrWhy(from)),
+		check("candidate-answers", to.Role() == RoleStandby, "no-candidate", nil, "%s: %s", to.Node.Name, roleOrWhy(to)),
+	}
+	if !serves || to.Role() != RoleStandby {
+		return checks
+	}
+	checks = append(checks, m.replicationChecks(from, to)...)
+	return append(checks,
+		m.roomCheck("candidate-has-disk-space", to.Node, m.set.MinFreeBytes, ""),
+		// Two segments, and what its checkpoints write: PostgreSQL panics where one finds no room.
+		m.roomCheck("primary-has-disk-space", from.Node, m.set.MinFreeBytes/8,
+			", for without room its checkpoint would end it like a crash. Free some, or move away from it with mode emergency"),
+		check("archive-is-not-behind", from.Server.ArchiveReady <= maxPendingArchive, "archive-behind",
+			map[string]any{"pending_segments": from.Server.ArchiveReady, "limit_segments": maxPendingArchive}, "%d segments wait to be archived on %s; up to %d do not matter", from.Server.ArchiveReady, from.Node.Name, maxPendingArchive),
+		check("no-prepared-transaction", from.Server.PreparedCount == 0, "prepared-transactions",
+			map[string]any{"prepared_transactions": from.Server.PreparedCount}, "%d prepared transactions hold locks on %s and would hold them on the new primary; see pg_prepared_xacts, commit or roll them back", from.Server.PreparedCount, from.Node.Name),
+		m.transactionCheck(from),
+		check("no-base-backup", !from.Server.BackupRunning, "backup-running", nil, "%s", yesNo(from.Server.BackupRunning, "a base backup is being taken from "+from.Node.Name+" and would be lost; wait for it", "no base backup is being taken")),
+		check("pooler-answers", v.Pooler.Err == "", "pooler-down", nil, "the pooler's console: %s", yesNo(v.Pooler.Err == "", "answers", v.Pooler.Err)),
+	)
+}
+
+// roomCheck is about what is left on a node's volume. why is added to its words.
+func (m *Manager) roomCheck(name string, n Node, needed int64, why string) operation.Check {
+	free, _, err := m.out.Volumes.Space(n)
+	return check(name, err == nil && free >= needed, "disk-space", map[string]any{"free_bytes": free, "needed_bytes": needed},
+		"%d bytes are free on the volume of %s; %d are needed%s%s", free, n.Name, needed, why, suffix(err))
+}
+
+// replicationChecks are about the way from the primary to the candidate, and back.
+func (m *Manager) replicationChecks(from, to NodeState) []operation.Check {
+	lag := to.Server.Replayed.Behind(from.Server.Flushed)
+	way := follows(to, from)
+	overridden := overriddenSettings(from, to)
+	return []operation.Check{
+		check("candidate-is-whole", usable(to), "unfinished", nil, "%s", yesNo(usable(to), "its data is whole", fmt.Sprintf("an unfinished %s overwrote its data; rejoin it with method basebackup", to.Init.Unfinished))),
+		check("candidate-streams", way, "not-streaming", nil, "%s", yesNo(way, to.Node.Name+" streams from "+from.Node.Name, to.Node.Name+" does not stream from "+from.Node.Name+"; see GET /health, then controld rejoin "+to.Node.Name)),
+		check("same-timeline", to.Server.Timeline == from.Server.Timeline, "timeline",
+			map[string]any{"primary_timeline": from.Server.Timeline, "candidate_timeline": to.Server.Timeline}, "%s is on timeline %d, %s on %d", from.Node.Name, from.Server.Timeline, to.Node.Name, to.Server.Timeline),
+		check("same-cluster", to.Server.SystemID == from.Server.SystemID, "system-identifier", nil, "system identifiers %d and %d", from.Server.SystemID, to.Server.SystemID),
+		check("replay-runs", !to.Server.ReplayPaused, "replay-paused", nil, "%s", yesNo(to.Server.ReplayPaused, "replay on "+to.Node.Name+" is paused; pg_wal_replay_resume() there ends it", "replay runs")),
+		check("candidate-lag", lag <= m.set.MaxLagBytes, "lag", map[string]any{"lag_bytes": lag, "limit_bytes": m.set.MaxLagBytes}, "%s lags %d bytes; up to %d do not matter", to.Node.Name, lag, m.set.MaxLagBytes),
+		check("reverse-replication", reverseRoom(from, to), "no-reverse-replication",
+			map[string]any{"senders": to.Server.SenderCount, "max_senders": to.Server.MaxSenders, "slots": len(to.Server.Slots), "max_slots": to.Server.MaxSlots},
+			"%s has %d of %d walsenders and %d of %d slots in use; %s needs one of each to follow it", to.Node.Name, to.Server.SenderCount, to.Server.MaxSenders, len(to.Server.Slots), to.Server.MaxSlots, from.Node.Name),
+		check("settings-are-controlds", overridden == "", "settings-overridden", nil, "%s", yesNo(overridden == "", "no setting is overridden by ALTER SYSTEM", overridden)),
+	}
+}
+
+func reverseRoom(from, to NodeState) bool {
+	slot := slices.ContainsFunc(to.Server.Slots, func(s Slot) bool { return s.Name == from.Node.Slot() })
+	return to.Server.SenderCount < to.Server.MaxSenders && (slot || len(to.Server.Slots) < to.Server.MaxSlots)
+}
+
+// overriddenSettings names settings that ALTER SYSTEM took out of controld's hands.
+func overriddenSettings(states ...NodeState) string {
+	var out []string
+	for _, s := range states {
+		for _, name := range s.Server.Overridden {
+			out = append(out, fmt.Sprintf("ALTER SYSTEM sets %s on %s; ALTER SYSTEM RESET %s gives it back", name, s.Node.Name, name))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// transactionCheck: a transaction that is older than PAUSE may wait will most
+// likely outlast it.
+func (m *Manager) transactionCheck(from NodeState) operation.Check {
+	old := from.Server.OldestTransaction
+	if old == nil {
+		return check("no-long-transaction", true, "long-transaction", nil, "no client holds a transaction open")
+	}
+	return check("no-long-transaction", old.Age <= m.set.PauseDeadline, "long-transaction", transactionNumbers(*old, m.set.PauseDeadline),
+		"%s; up to %s do not matter", describeTransaction(*old), m.set.PauseDeadline)
+}
+
+func describeTransaction(t Transaction) string {
+	return fmt.Sprintf("process %d of user %s (application %q, database %s, %s) holds a transaction open for %s",
+		t.PID, t.User, t.Application, t.Database, t.State, t.Age.Round(time.Millisecond))
+}
+
+func transactionNumbers(t Transaction, limit time.Duration) map[string]any {
+	return map[string]any{
+		"pid": t.PID, "user": t.User, "application": t.Application, "age_ms": t.Age.Milliseconds(), "limit_ms": limit.Milliseconds(),
+	}
+}
+
+func roleOrWhy(s NodeState) string {
+	if s.Server == nil {
+		return s.ServerErr
+	}
+	return string(s.Role())
+}
+
+func yesNo(ok bool, yes, no string) string {
+	if ok {
+		return yes
+	}
+	return no
+}
+
+func suffix(err error) string {
+	if err == nil {
+		return ""
+	}
+	return " (" + err.Error() + ")"
+}

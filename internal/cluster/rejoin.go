@@ -1,0 +1,383 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"controld/internal/node"
+	"controld/internal/operation"
+)
+
+// Bounds of the rungs of a rejoin. Following may have to redo WAL first, which
+// is waited for as long as it moves.
+const (
+	followDeadline = 20 * time.Second
+	rewindDeadline = 30 * time.Minute
+	copyDeadline   = 24 * time.Hour
+)
+
+// rejoinState is what the steps of a rejoin learn from each other.
+type rejoinState struct {
+	Node    string `json:"node"`
+	Leader  string `json:"leader"`
+	Method  string `json:"method"`
+	Empty   bool   `json:"empty"` // nothing to keep: only a base backup can help
+	Marked  bool   `json:"marked"`
+	Forked  bool   `json:"forked"` // on a later timeline than the primary's: it led past controld
+	Rung    string `json:"rung"`   // the one that held
+	Failure string `json:"failure"`
+}
+
+// The rungs of the ladder, the cheapest first.
+const (
+	rungFollow     = "follow"
+	rungRewind     = "rewind"
+	rungBaseBackup = "base backup"
+)
+
+type rejoin struct {
+	m        *Manager
+	method   string
+	asked    bool // by a person: also what forked off is overwritten
+	node     Node
+	sessions sessionCache
+}
+
+// Rejoin makes a node follow the primary by the first rung that holds.
+func (m *Manager) Rejoin(ctx context.Context, name, method, reason string, by operation.Caller) (operation.Record, error) {
+	if err := errors.Join(ValidateNode(name, m.set.Nodes), ValidateMethod(method), ValidateReason(reason)); err != nil {
+		return operation.Record{}, err
+	}
+	return m.startNodeWork(ctx, KindRejoin, nodeRequest{Node: name, Method: method, Asked: by.Name != self.Name}, reason, by)
+}
+
+func (m *Manager) startNodeWork(ctx context.Context, kind string, r nodeRequest, reason string, by operation.Caller) (operation.Record, error) {
+	params, err := json.Marshal(r)
+	if err != nil {
+		return operation.Record{}, fmt.Errorf("encode request: %w", err)
+	}
+	work, err := m.nodeWork(kind, r)
+	if err != nil {
+		return operation.Record{}, err
+	}
+	spec := operation.Spec{Kind: kind, Mode: r.Method, Reason: reason, Caller: by, Params: params, Follows: m.followed(kind, r.Node)}
+	return m.operations.Start(ctx, spec, work)
+}
+
+// followed is the failover that left the node to be rejoined, if that was the
+// last thing that happened.
+func (m *Manager) followed(kind, name string) string {
+	if kind != KindRejoin {
+		return ""
+	}
+	for _, k := range []string{KindFailover, KindFailback} {
+		recs, _, err := m.operations.List(operation.Filter{Kind: k, State: operation.Succeeded, Limit: 1})
+		if err == nil && len(recs) == 1 && recs[0].Result["from"] == name && recs[0].Result["rejoined"] == false && recs[0].FollowedBy == "" {
+			return recs[0].ID
+		}
+	}
+	return ""
+}
+
+func (m *Manager) rejoinWork(n Node, req nodeRequest) operation.Runnable {
+	r := &rejoin{m: m, node: n, method: req.Method, asked: req.Asked, sessions: sessionCache{servers: m.out.Servers}}
+	return operation.Work[rejoinState]{
+		Prepare: r.prepare,
+		Steps:   func(*rejoinState) []operation.Step[rejoinState] { return r.steps() },
+		Forward: true,
+		Result: func(s *rejoinState) map[string]any {
+			return map[string]any{"node": s.Node, "primary": s.Leader, "method": s.Rung}
+		},
+		Close: func() { r.sessions.closeAll(); r.m.lookAgain() },
+	}
+}
+
+// prepare finds the primary to follow, and what is left of the node's data.
+func (r *rejoin) prepare(ctx context.Context, s *rejoinState) (operation.Prepared, error) {
+	v := r.m.fresh(ctx)
+	leader, problem := Leader(v)
+	if problem != nil {
+		return operation.Prepared{}, problem
+	}
+	if leader.Node.Name == r.node.Name {
+		return operation.Prepared{}, operation.Refuse("already-primary", map[string]any{"primary": leader.Node.Name},
+			"%s leads; move the primary first: controld failover", r.node.Name)
+	}
+	state, _ := v.Node(r.node.Name)
+	*s = rejoinState{Node: r.node.Name, Leader: leader.Node.Name, Method: r.method}
+	if s.Method == "" {
+		s.Method = MethodAuto
+	}
+	if state.Container.Paused {
+		return operation.Prepared{}, operation.Refuse("container-paused", nil,
+			"the container of %s is frozen; thaw it (docker unpause %s) and ask again", r.node.Name, r.node.Container)
+	}
+	if s.Forked = forked(state, leader); s.Forked && !r.asked {
+		return operation.Prepared{}, operation.Refuse("later-timeline",
+			map[string]any{"timeline": state.Timeline(), "primary_timeline": leader.Timeline()},
+			"%s is on timeline %d, later than %d of the primary %s: it was promoted past controld. Its data is left as it is; controld rejoin %s overwrites what it wrote since",
+			s.Node, state.Timeline(), leader.Timeline(), s.Leader, s.Node)
+	}
+	s.Empty = state.Control == nil || state.Control.SystemID != leader.Server.SystemID
+	s.Marked = !usable(state)
+	p := operation.Prepared{Mode: s.Method}
+	if s.Method == MethodAuto && follows(state, leader) && leftOver(state, leader) == "" && state.Init.State == node.StateRunning && state.Order.Role == node.RoleStandby {
+		p.Already = r.node.Name + " streams from " + leader.Node.Name + " already"
+	}
+	return p, nil
+}
+
+// steps is the ladder. A rung is skipped when one before it held, or when it
+// cannot help.
+func (r *rejoin) steps() []operation.Step[rejoinState] {
+	return []operation.Step[rejoinState]{
+		{Name: "reserve slot", Do: r.reserveSlot, Entry: true},
+		{Name: rungFollow, Do: r.follow},
+		{Name: rungRewind, Do: r.rewind, Entry: true},
+		{Name: rungBaseBackup, Do: r.baseBackup, Entry: true},
+		{Name: "point readers", Do: r.pointReaders, Entry: true},
+	}
+}
+
+func (r *rejoin) leader(s *rejoinState) Node {
+	n, _ := r.m.node(s.Leader)
+	return n
+}
+
+// reserveSlot keeps on the primary what the node will need.
+func (r *rejoin) reserveSlot(ctx context.Context, s *rejoinState) error {
+	if err := r.m.out.Volumes.WriteSettings(r.node, r.m.standbySettings(r.node, r.leader(s))); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, settingDeadline)
+	defer cancel()
+	return r.sessions.with(ctx, r.leader(s), func(session Session) error { return session.CreateSlot(ctx, r.node.Slot()) })
+}
+
+// follow starts the node as a standby on the data it has. That holds where its
+// WAL does not go beyond the point at which the primary's timeline began.
+func (r *rejoin) follow(ctx context.Context, s *rejoinState) error {
+	if s.Method != MethodAuto || s.Empty || s.Marked || s.Forked {
+		return nil
+	}
+	if err := r.orderStandby(ctx, node.Order{Role: node.RoleStandby}); err != nil {
+		return err
+	}
+	if err := r.applySettings(ctx, s, loginTimeout); err != nil { // one that is starting reads them anyway
+		r.m.log.Debug("settings of the standby not reloaded", "node", s.Node, "err", err)
+	}
+	if err := r.settle(ctx, s, rungFollow, followDeadline); err != nil || s.Rung != "" {
+		return err
+	}
+	return r.mayOverwrite(ctx, s)
+}
+
+// applySettings lets the node follow by the settings of today: one whose server
+// ran all the time may have others, or look for the primary where it was.
+func (r *rejoin) applySettings(ctx context.Context, s *rejoinState, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return r.m.applySettings(ctx, &r.sessions, r.node, r.m.standbySettings(r.node, r.leader(s)))
+}
+
+// mayOverwrite refuses the rungs that overwrite data to a node that could
+// follow: one that is on the primary's timeline has not diverged, and what
+// keeps it from streaming (the network, most likely) would fail them too.
+func (r *rejoin) mayOverwrite(ctx context.Context, s *rejoinState) error {
+	ctx, cancel := context.WithTimeout(ctx, settingDeadline)
+	defer cancel()
+	pos, err := r.sessions.position(ctx, r.node)
+	if err != nil {
+		if r.m.orderFailed(r.node) != nil || errors.Is(err, ErrStarting) {
+			return nil // its server does not come up on this data: overwrite it
+		}
+		return fmt.Errorf("%s cannot be asked why it does not stream; its data was left as it is: %w", s.Node, err)
+	}
+	var leader Server
+	err = r.sessions.with(ctx, r.leader(s), func(session Session) (err error) {
+		leader, err = session.Observe(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	lost := slices.ContainsFunc(leader.Slots, func(x Slot) bool { return x.Name == r.node.Slot() && x.WALStatus == "lost" })
+	if pos.Timeline >= leader.Timeline && !lost {
+		return fmt.Errorf("%s is on the primary's timeline %d but does not stream; its data was left as it is: %s", s.Node, pos.Timeline, s.Failure)
+	}
+	return nil
+}
+
+// rewind takes back what the node has beyond the primary's timeline. The
+// primary writes a checkpoint first: until then its control file names the old
+// timeline, and pg_rewind would find nothing to do.
+func (r *rejoin) rewind(ctx context.Context, s *rejoinState) error {
+	if s.Rung != "" || s.Method == MethodBaseBackup || s.Empty || s.Marked {
+		return nil
+	}
+	leader := r.leader(s)
+	bounded, cancel := context.WithTimeout(ctx, checkpointDeadline)
+	defer cancel()
+	if err := r.sessions.with(bounded, leader, func(session Session) error { return session.Checkpoint(bounded) }); err != nil {
+		return err
+	}
+	// pg_rewind reads the node's WAL back to the fork; what the node has
+	// removed of it the primary's pg_wal may still hold.
+	settings := r.m.standbySettings(r.node, leader)
+	settings.RestoreCommand = node.RestoreCommand(leader.DataDir())
+	if err := r.m.out.Volumes.WriteSettings(r.node, settings); err != nil {
+		return err
+	}
+	o := node.Order{Role: node.RoleStandby, Action: node.ActionRewind, Upstream: upstream(leader)}
+	if err := r.orderStandby(ctx, o); err != nil {
+		return err
+	}
+	if err := r.settle(ctx, s, rungRewind, rewindDeadline); err != nil {
+		return err
+	}
+	if s.Rung == "" { // its server does not run; the file is right for its next start
+		return r.m.out.Volumes.WriteSettings(r.node, r.m.standbySettings(r.node, leader))
+	}
+	return r.m.applySettings(ctx, &r.sessions, r.node, r.m.standbySettings(r.node, leader))
+}
+
+// baseBackup copies the primary. It holds where the others do not, and is the last.
+func (r *rejoin) baseBackup(ctx context.Context, s *rejoinState) error {
+	if s.Rung != "" {
+		return nil
+	}
+	if s.Method == MethodRewind {
+		return fmt.Errorf("rewind: %s; try controld rejoin %s --method basebackup", s.Failure, s.Node)
+	}
+	o := node.Order{Role: node.RoleStandby, Action: node.ActionBaseBackup, Upstream: upstream(r.leader(s)), Slot: r.node.Slot()}
+	if err := r.orderStandby(ctx, o); err != nil {
+		return err
+	}
+	if err := r.settle(ctx, s, rungBaseBackup, copyDeadline); err != nil {
+		return err
+	}
+	if s.Rung == "" {
+		return fmt.Errorf("base backup: %s", s.Failure)
+	}
+	return nil
+}
+
+func upstream(n Node) *node.Upstream { return &node.Upstream{Host: n.Container, Port: n.Port} }
+
+func (r *rejoin) orderStandby(ctx context.Context, o node.Order) error {
+	if _, err := r.m.order(r.node, o); err != nil {
+		return err
+	}
+	return r.m.ensureRunning(ctx, r.node)
+}
+
+// settle waits until the node streams. When it does not in time, or its init
+// says that the order failed, the rung did not hold and the next one is tried.
+func (r *rejoin) settle(ctx context.Context, s *rejoinState, rung string, deadline time.Duration) error {
+	bounded, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go r.watch(bounded, cancel, r.leader(s), deadline)
+	err := r.m.waitStreaming(bounded, &r.sessions, r.node, r.leader(s))
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if why := context.Cause(bounded); err != nil && errors.Is(why, errGone) {
+		return why // no other rung would hold
+	}
+	if err != nil {
+		r.m.log.Warn("rung did not hold", "node", s.Node, "rung", rung, "err", err)
+		s.Failure = err.Error()
+		if rung != rungFollow {
+			s.Marked = true
+		}
+		return nil
+	}
+	s.Rung = rung
+	return nil
+}
+
+// errGone: one of the two that a rejoin needs has ended meanwhile.
+var errGone = errors.New("ended meanwhile")
+
+// watch ends a rung when one of the two nodes is gone, or when for the time of
+// deadline nothing has moved: neither the init's state nor the control file of
+// the node.
+func (r *rejoin) watch(ctx context.Context, cancel context.CancelCauseFunc, leader Node, deadline time.Duration) {
+	moved := time.Now()
+	var before [3]any
+	for sleep(ctx, time.Second) == nil {
+		if gone := r.gone(ctx, leader); gone != "" {
+			cancel(fmt.Errorf("%s %w", gone, errGone))
+			return
+		}
+		status, _ := r.m.out.Volumes.Status(r.node)
+		control, _ := r.m.out.Volumes.Control(r.node)
+		now := [3]any{status.At, control.ModifiedAt, control.State}
+		if now != before {
+			before, moved = now, time.Now()
+		}
+		if time.Since(moved) > deadline {
+			cancel(fmt.Errorf("nothing has moved for %s", deadline))
+			return
+		}
+	}
+}
+
+// gone names what a rejoin cannot go on without: the primary's server, or the
+// node's container, whose init carries the order out. Both were up before.
+func (r *rejoin) gone(ctx context.Context, leader Node) string {
+	if locked, err := r.m.out.Volumes.Locked(leader); err == nil && !locked {
+		return "the server of the primary " + leader.Name
+	}
+	if c, err := r.m.out.Engine.Inspect(ctx, r.node.Container); err == nil && !c.Running {
+		return "the container of " + r.node.Name
+	}
+	return ""
+}
+
+// pointReaders lets the readers come to a node that is in order: without a slot
+// for nobody, and with the settings of its file, which a server that ran all the
+// time may not have read.
+func (r *rejoin) pointReaders(ctx context.Context, s *rejoinState) error {
+	r.m.dropUnused(ctx, &r.sessions, r.node, r.leader(s))
+	if err := r.applySettings(ctx, s, settingDeadline); err != nil {
+		r.m.log.Warn("settings of the standby not reloaded", "node", s.Node, "err", err)
+	}
+	return r.m.pointReaders(ctx, r.node, r.leader(s))
+}
+
+// rejoinSteps puts a rejoin before a failback whose target does not stream.
+func (f *failover) rejoinSteps(s *failoverState) []operation.Step[failoverState] {
+	_, to := f.nodes(s)
+	r := &rejoin{m: f.m, node: to, sessions: sessionCache{servers: f.m.out.Servers}}
+	inner := rejoinState{Node: s.To, Leader: s.From, Method: MethodAuto}
+	var out []operation.Step[failoverState]
+	for _, st := range r.steps() {
+		out = append(out, operation.Step[failoverState]{
+			Name: "rejoin: " + st.Name, Entry: st.Entry,
+			Do: func(ctx context.Context, _ *failoverState) error {
+				defer r.sessions.closeAll()
+				if inner.Rung == "" && st.Name == "reserve slot" {
+					if p, err := r.prepare(ctx, &inner); err != nil || p.Already != "" {
+						inner.Rung = p.Already
+						return err
+					}
+				}
+				return st.Do(ctx, &inner)
+			},
+		})
+	}
+	return append(out, operation.Step[failoverState]{Name: "prechecks", Do: func(ctx context.Context, s *failoverState) error {
+		v := f.m.fresh(ctx)
+		f.addresses(v, s)
+		s.RejoinFirst = true // the list of steps must stay the same when this is resumed
+		from, _ := v.Node(s.From)
+		target, _ := v.Node(s.To)
+		s.Timeline = from.Timeline()
+		return refusalOf(f.m.plannedChecks(v, from, target))
+	}})
+}

@@ -1,0 +1,161 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var (
+	prefixForm   = regexp.MustCompile(`^([a-z0-9][a-z0-9-]*)?$`)
+	nameForm     = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+	databaseForm = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+	sizeForm     = regexp.MustCompile(`^[1-9][0-9]{0,9}(kB|MB|GB|TB)$`)
+)
+
+// Validate names everything that is wrong: the key, its value, what is allowed.
+func (c Config) Validate() error {
+	v := &problems{}
+	v.match("CONTROLD_PREFIX", c.Prefix, prefixForm, "lower-case letters, digits and hyphens, beginning with a letter or digit")
+	v.address("listen", c.Listen)
+	v.absolute("state_dir", c.StateDir)
+	v.absolute("secrets_dir", c.SecretsDir)
+	v.filled("network", c.Network)
+	c.validateNodes(v)
+	c.Postgres.validate(v)
+	v.oneOf("replication.mode", c.Replication.Mode, "async", "sync", "strict")
+	v.duration("replication.sync_timeout", c.Replication.SyncTimeout, time.Second, time.Hour)
+	v.number("failover.max_loss_bytes", c.Failover.MaxLossBytes, 0, 1<<50)
+	// A pause is a lease that is renewed for 30 s at the most.
+	v.duration("failover.pause_deadline", c.Failover.PauseDeadline, 100*time.Millisecond, 25*time.Second)
+	v.number("failover.max_lag_bytes", c.Failover.MaxLagBytes, 0, 1<<50)
+	// Below it a segment and a history file, which a promotion writes, find no room.
+	v.number("failover.min_free_bytes", c.Failover.MinFreeBytes, 16<<20, 1<<50)
+	v.duration("failover.strict_pause_limit", c.Failover.StrictPauseLimit, 30*time.Second, 10*time.Minute)
+	v.duration("observe.interval", c.Observe.Interval, 100*time.Millisecond, time.Minute)
+	c.Pooler.validate(v, c.Postgres.MaxConnections)
+	v.address("redis.address", c.Redis.Address)
+	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	return errors.Join(v.errs...)
+}
+
+func (c Config) validateNodes(v *problems) {
+	if len(c.Nodes) == 0 {
+		v.add("nodes", "", "at least one node")
+	}
+	seen := map[string]string{}
+	var names []string
+	for i, n := range c.Nodes {
+		at := fmt.Sprintf("nodes[%d].", i)
+		v.match(at+"name", n.Name, nameForm, "lower-case letters, digits and underscores: it is a slot's name too")
+		v.filled(at+"container", n.Container)
+		v.absolute(at+"dir", n.Dir)
+		v.absolute(at+"order_dir", n.OrderDir)
+		v.number(at+"port", int64(n.Port), 1, 65535)
+		for _, own := range []struct{ field, value string }{
+			{"name", n.Name}, {"container", n.Container}, {"dir", n.Dir}, {"order_dir", n.OrderDir},
+		} {
+			key := own.field + "=" + own.value
+			if first, taken := seen[key]; taken {
+				v.add(at+own.field, own.value, "a value of its own; "+first+" has the same")
+			}
+			seen[key] = at + own.field
+		}
+		names = append(names, n.Name)
+	}
+	if c.PreferredPrimary != "" && !slices.Contains(names, c.PreferredPrimary) {
+		v.add("preferred_primary", c.PreferredPrimary, "one of the nodes: "+strings.Join(names, ", "))
+	}
+}
+
+func (p Postgres) validate(v *problems) {
+	v.size("postgres.shared_buffers", p.SharedBuffers)
+	v.size("postgres.max_wal_size", p.MaxWALSize)
+	v.size("postgres.max_slot_wal_keep_size", p.MaxSlotWALKeepSize)
+	// Below this, controld, replication and the pooler crowd the clients out.
+	v.number("postgres.max_connections", int64(p.MaxConnections), 20, 10000)
+	v.number("postgres.max_prepared_transactions", int64(p.MaxPreparedTransactions), 0, 10000)
+}
+
+func (p Pooler) validate(v *problems, maxConnections int) {
+	v.address("pooler.address", p.Address)
+	v.filled("pooler.container", p.Container)
+	v.absolute("pooler.config_dir", p.ConfigDir)
+	v.number("pooler.pool_size", int64(p.PoolSize), 1, int64(max(maxConnections-10, 1)))
+	if len(p.Databases) == 0 {
+		v.add("pooler.databases", "", "at least one database")
+	}
+	for i, name := range p.Databases {
+		switch {
+		case !databaseForm.MatchString(name):
+			v.add("pooler.databases", name, "lower-case letters, digits and underscores")
+		case strings.HasSuffix(name, "_ro") || strings.HasPrefix(name, "controld_"):
+			v.add("pooler.databases", name, "no name that ends in _ro or begins with controld_: those entries are controld's own")
+		case name == "pgbouncer":
+			v.add("pooler.databases", name, "any name but pgbouncer, which is the console")
+		case slices.Contains(p.Databases[:i], name):
+			v.add("pooler.databases", name, "each database once")
+		}
+	}
+}
+
+// problems collects what is wrong.
+type problems struct{ errs []error }
+
+func (p *problems) add(key, value, allowed string) {
+	p.errs = append(p.errs, fmt.Errorf("%s: %q is not allowed; allowed: %s", key, value, allowed))
+}
+
+func (p *problems) filled(key, value string) {
+	if value == "" {
+		p.add(key, value, "a name")
+	}
+}
+
+func (p *problems) match(key, value string, form *regexp.Regexp, allowed string) {
+	if !form.MatchString(value) {
+		p.add(key, value, allowed)
+	}
+}
+
+func (p *problems) size(key, value string) {
+	p.match(key, value, sizeForm, "a whole number and a unit as PostgreSQL writes it: 512kB, 256MB, 4GB, 1TB")
+}
+
+func (p *problems) oneOf(key, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		p.add(key, value, strings.Join(allowed, ", "))
+	}
+}
+
+func (p *problems) absolute(key, value string) {
+	if !filepath.IsAbs(value) {
+		p.add(key, value, "an absolute path")
+	}
+}
+
+func (p *problems) number(key string, value, least, most int64) {
+	if value < least || value > most {
+		p.add(key, strconv.FormatInt(value, 10), fmt.Sprintf("%d to %d", least, most))
+	}
+}
+
+func (p *problems) duration(key string, value, least, most time.Duration) {
+	if value < least || value > most {
+		p.add(key, value.String(), fmt.Sprintf("%s to %s", least, most))
+	}
+}
+
+func (p *problems) address(key, value string) {
+	_, port, err := net.SplitHostPort(value)
+	n, errPort := strconv.Atoi(port)
+	if err != nil || errPort != nil || n < 0 || n > 65535 {
+		p.add(key, value, "host:port")
+	}
+}

@@ -1,0 +1,240 @@
+// Package monitor keeps looking: it observes the cluster at intervals and when
+// the engine reports something, decides by the pure functions of package
+// cluster, and starts operations. It does no work itself, and it never moves
+// the primary.
+package monitor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"controld/internal/cluster"
+	"controld/internal/operation"
+)
+
+// Cluster is what the monitor needs of the cluster.
+type Cluster interface {
+	Observe(ctx context.Context) cluster.View
+	Begin(ctx context.Context) (bool, error)
+	Identity() cluster.Identity
+	Rejoin(ctx context.Context, name, method, reason string, by operation.Caller) (operation.Record, error)
+	Align(ctx context.Context, reason string, by operation.Caller) (operation.Record, error)
+	Protect(ctx context.Context, how, reason string, by operation.Caller) (operation.Record, error)
+}
+
+// Operations is what the monitor needs of the runner.
+type Operations interface {
+	Open() []operation.Record
+	Wait(ctx context.Context, id string) (operation.Record, error)
+	Subscribe(id string) (<-chan operation.Event, func())
+}
+
+// Config is how the monitor looks.
+type Config struct {
+	Interval    time.Duration
+	Replication cluster.ReplicationMode
+	SyncTimeout time.Duration
+	// Events wakes the monitor when the engine reports a change; nil: only the interval does.
+	Events <-chan struct{}
+}
+
+// A Monitor is one loop over one cluster.
+type Monitor struct {
+	cfg        Config
+	cluster    Cluster
+	operations Operations
+	log        *slog.Logger
+
+	begun        bool
+	beginAfter   time.Time // a start that a person has to settle is not tried all the time
+	blockedSince time.Time
+	retries      map[cluster.Action]*retry
+}
+
+// A retry spaces out the attempts at what keeps failing.
+type retry struct {
+	after time.Time
+	delay time.Duration
+}
+
+// Delays between two attempts of the same action that failed.
+const (
+	firstDelay   = 5 * time.Second
+	longestDelay = 5 * time.Minute
+)
+
+// self is who asks in the audit.
+var self = operation.Caller{Name: "controld"}
+
+// New makes a monitor.
+func New(cfg Config, c Cluster, ops Operations, log *slog.Logger) *Monitor {
+	return &Monitor{cfg: cfg, cluster: c, operations: ops, log: log, retries: map[cluster.Action]*retry{}}
+}
+
+// Run observes until ctx ends. Actions run beside it, one at a time, so that a
+// long one does not keep it from looking.
+func (m *Monitor) Run(ctx context.Context) error {
+	ticker := time.NewTicker(m.cfg.Interval)
+	defer ticker.Stop()
+	ended, cancel := m.operations.Subscribe("")
+	defer func() { cancel() }()
+	acting := make(chan struct{}, 1)
+	finished := make(chan func(), 1)
+	for {
+		v := m.cluster.Observe(ctx)
+		m.noteBlocked(v)
+		select {
+		case acting <- struct{}{}:
+			if act := m.next(ctx, v); act != nil {
+				go func() { finished <- act() }()
+			} else {
+				<-acting
+			}
+		default:
+		}
+	wait:
+		select {
+		case <-ctx.Done():
+			if len(acting) > 0 {
+				<-finished
+			}
+			return nil
+		case <-ticker.C:
+		case <-m.cfg.Events:
+		case settle := <-finished:
+			settle()
+			<-acting
+		case ev, ok := <-ended:
+			if !ok { // cut off for being slow: listen again
+				cancel()
+				ended, cancel = m.operations.Subscribe("")
+			} else if ev.Record.Open() {
+				goto wait
+			}
+		}
+	}
+}
+
+func (m *Monitor) noteBlocked(v cluster.View) {
+	silent, blocked := cluster.CommitsBlocked(v)
+	if !blocked {
+		m.blockedSince = time.Time{}
+	} else if m.blockedSince.IsZero() {
+		m.blockedSince = time.Now().Add(-silent)
+	}
+}
+
+// next returns what to do now, nil for nothing. What it returns runs in a
+// goroutine of its own and returns how to settle it, back in the loop.
+func (m *Monitor) next(ctx context.Context, v cluster.View) func() func() {
+	if !m.begun {
+		return m.beginning(ctx)
+	}
+	a := m.decide(v)
+	key := cluster.Action{Kind: a.Kind, Node: a.Node}
+	for _, name := range cluster.Followers(v) {
+		tried := cluster.Action{Kind: cluster.KindRejoin, Node: name}
+		if tried != key && len(m.operations.Open()) == 0 {
+			delete(m.retries, tried) // it has held
+		}
+	}
+	if a.Kind == "" {
+		return nil
+	}
+	if r := m.retries[key]; r != nil && time.Now().Before(r.after) {
+		return nil
+	}
+	return func() func() {
+		ok := m.do(ctx, a)
+		return func() { m.settle(key, ok) }
+	}
+}
+
+func (m *Monitor) beginning(ctx context.Context) func() func() {
+	if time.Now().Before(m.beginAfter) || len(m.operations.Open()) > 0 {
+		return nil // one that a person started, or a resumed one
+	}
+	return func() func() {
+		begun, err := m.cluster.Begin(ctx)
+		if err != nil {
+			m.log.Error("cluster not started", "err", err)
+		}
+		return func() { m.begun, m.beginAfter = begun, time.Now().Add(m.cfg.Interval) }
+	}
+}
+
+func (m *Monitor) decide(v cluster.View) cluster.Action {
+	id := m.cluster.Identity()
+	blockedFor := time.Duration(0)
+	if !m.blockedSince.IsZero() {
+		blockedFor = time.Since(m.blockedSince)
+	}
+	protection := cluster.NextProtection(v, id, m.cfg.Replication, blockedFor, m.cfg.SyncTimeout)
+	open := m.operations.Open()
+	if protection.Kind != "" && !anyOf(open, cluster.KindFailover, cluster.KindFailback, cluster.KindStart, cluster.KindBootstrap, cluster.KindProtect) {
+		return protection
+	}
+	if len(open) > 0 {
+		return cluster.Action{}
+	}
+	return cluster.NextAction(v, id, cluster.WantTargets)
+}
+
+func anyOf(open []operation.Record, kinds ...string) bool {
+	for _, r := range open {
+		for _, k := range kinds {
+			if r.Kind == k {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// do starts the action. Only the short ones are awaited here: while a node is
+// being rejoined, a dead synchronous standby must still be lifted.
+func (m *Monitor) do(ctx context.Context, a cluster.Action) bool {
+	var rec operation.Record
+	var err error
+	switch a.Kind {
+	case cluster.KindRejoin:
+		rec, err = m.cluster.Rejoin(ctx, a.Node, cluster.MethodAuto, a.Reason, self)
+	case cluster.KindAlign:
+		rec, err = m.cluster.Align(ctx, a.Reason, self)
+	case cluster.KindProtect:
+		rec, err = m.cluster.Protect(ctx, a.Node, a.Reason, self)
+	}
+	var busy *operation.Busy
+	if errors.As(err, &busy) {
+		return true // somebody was quicker; look again
+	}
+	if err != nil {
+		m.log.Warn("action refused", "action", a.Kind, "node", a.Node, "err", err)
+		return false
+	}
+	if a.Kind == cluster.KindRejoin {
+		return true
+	}
+	rec, err = m.operations.Wait(ctx, rec.ID)
+	return err == nil && rec.State == operation.Succeeded
+}
+
+// settle remembers how an action went. A rejoin is counted as tried: it is not
+// begun again at once when it fails. One that succeeded is not repeated before
+// the next interval either: should the view still ask for it, then not in a
+// circle.
+func (m *Monitor) settle(key cluster.Action, ok bool) {
+	if ok && key.Kind != cluster.KindRejoin {
+		m.retries[key] = &retry{after: time.Now().Add(m.cfg.Interval), delay: firstDelay / 2}
+		return
+	}
+	r := m.retries[key]
+	if r == nil || time.Since(r.after) > longestDelay {
+		r = &retry{delay: firstDelay / 2}
+		m.retries[key] = r
+	}
+	r.delay = min(2*r.delay, longestDelay)
+	r.after = time.Now().Add(r.delay)
+}

@@ -1,0 +1,253 @@
+package monitor
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"controld/internal/cluster"
+	"controld/internal/node"
+	"controld/internal/operation"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A world is a cluster whose standby is up or down, and what was asked of it when.
+type world struct {
+	mu       sync.Mutex
+	begins   []time.Time
+	beginsOK int // the call of Begin that succeeds, from 1
+	looks    []time.Time
+	down     bool   // the standby
+	astray   bool   // it looks for the primary elsewhere
+	names    string // synchronous_standby_names
+	asked    map[string][]time.Time
+	open     []operation.Record
+}
+
+func newWorld() *world { return &world{beginsOK: 1, asked: map[string][]time.Time{}} }
+
+func (w *world) Observe(context.Context) cluster.View {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	w.looks = append(w.looks, now)
+	state := func(name string, s *cluster.Server) cluster.NodeState {
+		return cluster.NodeState{
+			Node: cluster.Node{Name: name}, SeenAt: now, Server: s, Locked: cluster.Yes,
+			Container: cluster.Container{Exists: true, Running: true, Connected: true, Address: name},
+			Init:      node.Status{State: node.StateRunning},
+		}
+	}
+	leader := &cluster.Server{Timeline: 1, Settings: map[string]string{"synchronous_standby_names": w.names}}
+	standby := &cluster.Server{InRecovery: true, Timeline: 1, UpstreamAddress: "one"}
+	if w.astray {
+		standby.UpstreamAddress = "elsewhere"
+	}
+	if w.down {
+		standby = nil
+	} else {
+		leader.Senders = []cluster.Sender{{Application: "two", State: "streaming", SyncState: "sync"}}
+	}
+	v := cluster.View{At: now, Nodes: []cluster.NodeState{state("one", leader), state("two", standby)}}
+	t := cluster.WantTargets(v)
+	v.Pooler = cluster.PoolerState{SeenAt: now, Container: cluster.Container{Running: true}, Databases: []cluster.PoolerDatabase{
+		{Name: "imdb", Host: t.Primary}, {Name: "imdb_ro", Host: t.Standby},
+	}}
+	return v
+}
+
+func (w *world) Begin(context.Context) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.begins = append(w.begins, time.Now())
+	return len(w.begins) >= w.beginsOK, nil
+}
+
+func (w *world) Identity() cluster.Identity { return cluster.Identity{Primary: "one"} }
+
+func (w *world) ask(what string) (operation.Record, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked[what] = append(w.asked[what], time.Now())
+	return operation.Record{ID: what, State: operation.Succeeded}, nil
+}
+
+func (w *world) Rejoin(_ context.Context, name, _, _ string, _ operation.Caller) (operation.Record, error) {
+	return w.ask("rejoin " + name)
+}
+
+func (w *world) Align(context.Context, string, operation.Caller) (operation.Record, error) {
+	return w.ask("align")
+}
+
+func (w *world) Protect(_ context.Context, how, _ string, _ operation.Caller) (operation.Record, error) {
+	return w.ask("protect " + how)
+}
+
+func (w *world) Open() []operation.Record {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.open
+}
+
+func (w *world) Wait(_ context.Context, id string) (operation.Record, error) {
+	return operation.Record{ID: id, State: operation.Succeeded}, nil
+}
+
+func (w *world) Subscribe(string) (<-chan operation.Event, func()) {
+	return make(chan operation.Event), func() {}
+}
+
+// watch runs a monitor over w for the time of d, in synthetic time.
+func watch(t *testing.T, w *world, cfg Config, d time.Duration) {
+	t.Helper()
+	cfg.Interval, cfg.Replication = time.Second, cluster.Async
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	if err := New(cfg, w, w, slog.New(slog.DiscardHandler)).Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBeginsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.beginsOK = 3
+		watch(t, w, Config{}, time.Minute)
+		if len(w.begins) != 3 {
+			t.Fatalf("begun %d times, want it to stop at the third, which succeeds", len(w.begins))
+		}
+		for i := 1; i < 3; i++ {
+			if gap := w.begins[i].Sub(w.begins[i-1]); gap < time.Second {
+				t.Errorf("attempt %d came %s after the one before, sooner than an interval", i+1, gap)
+			}
+		}
+		if len(w.asked) != 0 {
+			t.Errorf("asked for %v of a healthy cluster", w.asked)
+		}
+	})
+}
+
+// What fails again and again, or has no effect, is tried more and more seldom.
+func TestRejoinsAreSpacedOut(t *testing.T) {
+	t.Run("a node is down", func(t *testing.T) { spacedOut(t, func(w *world) { w.down = true }) })
+	t.Run("its settings do not change", func(t *testing.T) { spacedOut(t, func(w *world) { w.astray = true }) })
+}
+
+func spacedOut(t *testing.T, hurt func(*world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		hurt(w)
+		watch(t, w, Config{}, 20*time.Minute)
+		tries := w.asked["rejoin two"]
+		if len(tries) < 4 {
+			t.Fatalf("%d attempts in 20 minutes", len(tries))
+		}
+		for i := 2; i < len(tries); i++ {
+			before, gap := tries[i-1].Sub(tries[i-2]), tries[i].Sub(tries[i-1])
+			if gap < before && before < longestDelay || gap > longestDelay+2*time.Second {
+				t.Errorf("attempt %d came after %s, the one before after %s", i+1, gap, before)
+			}
+		}
+		if first := tries[1].Sub(tries[0]); first < firstDelay {
+			t.Errorf("the second attempt came after %s, want at least %s", first, firstDelay)
+		}
+	})
+}
+
+// A node that came back is rejoined at once when it fails anew.
+func TestASuccessForgetsTheAttemptsBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.down = true
+		time.AfterFunc(5*time.Minute, func() { w.set(func() { w.down = false }) })
+		again := time.Now().Add(6 * time.Minute)
+		time.AfterFunc(6*time.Minute, func() { w.set(func() { w.down = true }) })
+		watch(t, w, Config{}, 7*time.Minute)
+		for _, at := range w.asked["rejoin two"] {
+			if !at.Before(again) {
+				if late := at.Sub(again); late > 2*time.Second {
+					t.Errorf("rejoined %s after it failed anew", late)
+				}
+				return
+			}
+		}
+		t.Error("not rejoined when it failed anew")
+	})
+}
+
+func (w *world) set(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+}
+
+// A dead synchronous standby is lifted while it is being rejoined, not after.
+func TestLiftsWhileARejoinRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.down, w.names = true, "FIRST 1 (two)"
+		w.open = []operation.Record{{Kind: cluster.KindRejoin, State: operation.Running}}
+		cfg := Config{Replication: cluster.Sync, SyncTimeout: 5 * time.Second}
+		w.beginsOK = 0
+		start := time.Now()
+		m := New(Config{Interval: time.Second, Replication: cfg.Replication, SyncTimeout: cfg.SyncTimeout}, w, w, slog.New(slog.DiscardHandler))
+		m.begun = true
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := m.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		lifts := w.asked["protect lift"]
+		if len(lifts) == 0 {
+			t.Fatal("not lifted")
+		}
+		if after := lifts[0].Sub(start); after < 5*time.Second || after > 7*time.Second {
+			t.Errorf("lifted after %s, want just after 5 s", after)
+		}
+		if len(w.asked["rejoin two"]) != 0 {
+			t.Error("a second rejoin was asked for while one runs")
+		}
+	})
+}
+
+func TestLeavesThePersonsOperationAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.down, w.names = true, "FIRST 1 (two)"
+		m := New(Config{Interval: time.Second, Replication: cluster.Sync, SyncTimeout: time.Second}, w, w, slog.New(slog.DiscardHandler))
+		m.begun = true
+		w.open = []operation.Record{{Kind: cluster.KindFailover, State: operation.Running}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := m.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.asked) != 0 {
+			t.Errorf("asked for %v while a failover runs", w.asked)
+		}
+	})
+}
+
+// What the engine reports is looked at when it comes, not at the next interval.
+func TestAnEventWakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		events := make(chan struct{}, 1)
+		start := time.Now()
+		time.AfterFunc(2300*time.Millisecond, func() { events <- struct{}{} })
+		watch(t, w, Config{Events: events}, 2900*time.Millisecond)
+		for _, at := range w.looks {
+			if at.Sub(start) == 2300*time.Millisecond {
+				return
+			}
+		}
+		t.Errorf("looked at %v, not when the event came", w.looks)
+	})
+}

@@ -1,0 +1,309 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
+
+	"controld/internal/node"
+	"controld/internal/node/child"
+	"controld/internal/pgcontrol"
+	"controld/internal/wal"
+)
+
+// carryOut does the order's action. That it is done is noted before the marker
+// goes, so that a stop between the two repeats nothing.
+func (n *Init) carryOut(ctx context.Context, o node.Order, lock *os.File) error {
+	if err := n.upstreamAnswers(ctx, o); err != nil {
+		return err
+	}
+	destructive := o.Action != node.ActionDiscard
+	unfinished := n.status.get().Unfinished
+	if destructive {
+		unfinished = o.Action
+	}
+	if err := n.status.update(func(s *node.Status) {
+		s.Epoch, s.State, s.Role, s.PID, s.Error = o.Epoch, node.StateWorking, node.RoleNone, 0, ""
+		s.Unfinished = unfinished
+	}); err != nil {
+		return err
+	}
+	if destructive {
+		if err := n.setMarker(o.Action); err != nil {
+			return err
+		}
+	}
+	n.log.Info("action begins", "epoch", o.Epoch, "action", o.Action)
+	began := time.Now()
+	if err := n.action(o.Action)(ctx, o, lock); err != nil {
+		return fmt.Errorf("%s: %w", o.Action, err)
+	}
+	n.log.Info("action done", "epoch", o.Epoch, "action", o.Action, "duration_ms", time.Since(began).Milliseconds())
+	if err := n.status.update(func(s *node.Status) { s.ActionEpoch = o.Epoch }); err != nil {
+		return err
+	}
+	if !destructive {
+		return nil
+	}
+	if err := n.removeMarker(); err != nil {
+		return err
+	}
+	return n.status.update(func(s *node.Status) { s.Unfinished = "" })
+}
+
+// upstreamAnswers makes sure, before anything is overwritten, that there is
+// something to overwrite it with: the network may be what keeps the node from
+// following.
+func (n *Init) upstreamAnswers(ctx context.Context, o node.Order) error {
+	var conninfo string
+	switch o.Action {
+	case node.ActionBaseBackup:
+		conninfo = n.conninfo(*o.Upstream, "replicator", "") + " replication=true"
+	case node.ActionRewind:
+		conninfo = n.conninfo(*o.Upstream, "rewind", "postgres")
+	default:
+		return nil
+	}
+	if err := n.cfg.Reach(ctx, conninfo); err != nil {
+		return fmt.Errorf("%s: nothing was overwritten: %w", o.Action, err)
+	}
+	return nil
+}
+
+// reach logs in and out again.
+func reach(ctx context.Context, conninfo string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn, err := pgconn.Connect(ctx, conninfo+" sslmode=disable")
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
+}
+
+func (n *Init) action(a node.Action) func(context.Context, node.Order, *os.File) error {
+	switch a {
+	case node.ActionInitDB:
+		return n.initDB
+	case node.ActionBaseBackup:
+		return n.baseBackup
+	case node.ActionRewind:
+		return n.rewind
+	}
+	return n.discard
+}
+
+// initDB makes a cluster with controld's roles in it.
+func (n *Init) initDB(ctx context.Context, _ node.Order, lock *os.File) error {
+	if err := n.wipe(); err != nil {
+		return err
+	}
+	if err := n.tool(ctx, lock, "initdb", "-D", n.cfg.dataDir(), "-U", "root",
+		"-E", "UTF8", "--locale=C.UTF-8", "--data-checksums", "--wal-segsize=4",
+		"--auth-local=peer", "--auth-host=scram-sha-256"); err != nil {
+		return err
+	}
+	return n.bootstrap(ctx, lock)
+}
+
+// baseBackup copies the upstream into an empty data directory.
+func (n *Init) baseBackup(ctx context.Context, o node.Order, lock *os.File) error {
+	if err := n.wipe(); err != nil {
+		return err
+	}
+	args := []string{"-D", n.cfg.dataDir(), "-X", "stream", "-c", "fast", "--no-password", "--progress", "--verbose",
+		"-d", n.conninfo(*o.Upstream, "replicator", "")}
+	if o.Slot != "" {
+		args = append(args, "-S", o.Slot)
+	}
+	if err := n.tool(ctx, lock, "pg_basebackup", args...); err != nil {
+		return err
+	}
+	return n.setRole(node.RoleStandby)
+}
+
+// rewind makes the data directory follow the upstream's history. pg_rewind
+// refuses a directory with standby.signal; the marker and the order are the
+// fence while there is none. The order's settings hold a restore_command for it.
+func (n *Init) rewind(ctx context.Context, o node.Order, lock *os.File) error {
+	if err := n.removeStale(); err != nil {
+		return err
+	}
+	if err := n.setRole(node.RolePrimary); err != nil {
+		return err
+	}
+	if err := n.tool(ctx, lock, "pg_rewind", "--target-pgdata="+n.cfg.dataDir(), "--progress", "--restore-target-wal",
+		"--source-server="+n.conninfo(*o.Upstream, "rewind", "postgres"),
+		"--config-file="+filepath.Join(n.cfg.OrderDir, "postgresql.conf")); err != nil {
+		return err
+	}
+	return n.setRole(node.RoleStandby)
+}
+
+// conninfo says how to reach the other node; the password is in a file.
+func (n *Init) conninfo(u node.Upstream, user, database string) string {
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	parts := []string{
+		"host='" + quote.Replace(u.Host) + "'", "port=" + strconv.Itoa(u.Port), "user=" + user,
+		"passfile='" + quote.Replace(n.pgpass()) + "'", "connect_timeout=5",
+	}
+	if database != "" {
+		parts = append(parts, "dbname="+database)
+	}
+	return strings.Join(parts, " ")
+}
+
+// mayDiscard: a server that is on a timeline by its control file needs its files.
+func mayDiscard(o node.Order, control pgcontrol.Data) error {
+	if at := control.Timeline(); at >= o.DiscardTimeline {
+		return refuse("timeline %d cannot be discarded: the data directory is on timeline %d", o.DiscardTimeline, at)
+	}
+	return nil
+}
+
+// discard removes what a promotion that was undone has left: history files and
+// segments of the order's timeline and of later ones.
+func (n *Init) discard(ctx context.Context, o node.Order, _ *os.File) error {
+	control, err := pgcontrol.Read(n.cfg.dataDir())
+	if err != nil {
+		return err
+	}
+	if err := mayDiscard(o, control); err != nil {
+		return err
+	}
+	walDir := filepath.Join(n.cfg.dataDir(), "pg_wal")
+	removed := 0
+	for _, dir := range []string{walDir, filepath.Join(walDir, "archive_status")} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if timelineOf(e.Name()) < o.DiscardTimeline {
+				continue
+			}
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+			removed++
+		}
+		if err := node.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	n.log.Info("timeline discarded", "timeline", o.DiscardTimeline, "files", removed)
+	return ctx.Err()
+}
+
+// timelineOf reads the timeline from the name of a segment, a history file, or
+// one derived from them (.partial, .ready); 0 for all other names.
+func timelineOf(name string) wal.Timeline {
+	digits := name
+	if i := strings.IndexByte(name, '.'); i >= 0 {
+		digits = name[:i]
+	}
+	if len(digits) != 24 && (len(digits) != 8 || !strings.Contains(name, ".history")) {
+		return 0
+	}
+	for _, c := range digits {
+		if !strings.ContainsRune("0123456789ABCDEF", c) {
+			return 0
+		}
+	}
+	t, err := strconv.ParseUint(digits[:8], 16, 32)
+	if err != nil {
+		return 0
+	}
+	return wal.Timeline(t)
+}
+
+// wipe empties the data directory; the directory itself stays.
+func (n *Init) wipe() error {
+	entries, err := os.ReadDir(n.cfg.dataDir())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(n.cfg.dataDir(), e.Name())); err != nil {
+			return err
+		}
+	}
+	return node.SyncDir(n.cfg.dataDir())
+}
+
+// tool runs one of PostgreSQL's programs on the data directory. It inherits the
+// lock: a program that survives its init still keeps every server away. Its
+// output goes to the log, the last of it into the error.
+func (n *Init) tool(ctx context.Context, lock *os.File, name string, args ...string) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	p, err := n.reaper.Start(child.Spec{
+		Path: filepath.Join(n.cfg.BinDir, name), Args: args, Env: os.Environ(), Dir: n.cfg.dataDir(),
+		UID: n.cfg.UID, GID: n.cfg.GID, Stdout: w, Stderr: w, Inherit: []*os.File{lock},
+	})
+	w.Close()
+	if err != nil {
+		return err
+	}
+	last := make(chan []string, 1)
+	go func() { last <- n.logLines(name, r) }()
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		p.SignalGroup(unix.SIGKILL)
+		<-p.Done()
+	}
+	// Its own children may keep the pipe open for a moment longer.
+	_ = r.SetReadDeadline(time.Now().Add(time.Second))
+	lines := <-last
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err := p.Err(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, strings.Join(lines, "; "))
+	}
+	return nil
+}
+
+// lastLines is how much of a tool's output goes into its error.
+const lastLines = 6
+
+func (n *Init) logLines(name string, r io.Reader) (last []string) {
+	lines := bufio.NewScanner(r)
+	lines.Split(scanLinesAndReturns)
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" {
+			continue
+		}
+		n.log.Info("tool says", "tool", name, "line", line)
+		if last = append(last, line); len(last) > lastLines {
+			last = last[1:]
+		}
+	}
+	return last
+}
+
+// scanLinesAndReturns splits at carriage returns too: progress is written with them.
+func scanLinesAndReturns(data []byte, atEOF bool) (int, []byte, error) {
+	if i := bytes.IndexAny(data, "\r\n"); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	if atEOF && len(data) > 0 {
+		return len(data), data, nil
+	}
+	return 0, nil, nil
+}

@@ -1,0 +1,245 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"controld/internal/node"
+	"controld/internal/node/child"
+	"controld/internal/pgcontrol"
+)
+
+// Signal files of PostgreSQL: what a server with neither does is lead.
+const (
+	standbySignal  = "standby.signal"
+	recoverySignal = "recovery.signal"
+)
+
+// bringUp carries out an order for a server while none runs: the lock first,
+// then the order once more, since a withdrawal that controld has made durable
+// before it tested the lock must win; then the action, then the start.
+func (n *Init) bringUp(ctx context.Context, o node.Order) (*child.Process, error) {
+	if err := n.allowed(o); err != nil {
+		return nil, err
+	}
+	lock, err := n.takeLock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close() // if it was not handed over
+	if err := n.stillOrdered(ctx, o); err != nil {
+		return nil, err
+	}
+	if n.actionWanted(o) {
+		if err := n.carryOut(ctx, o, lock); err != nil {
+			return nil, err
+		}
+	} else if n.salvageWanted(o) {
+		_, _ = n.salvage(ctx, o) // reported; the standby starts without it as well
+	}
+	return n.start(ctx, o, lock)
+}
+
+// needsStoppedServer tells which actions work on a data directory at rest.
+func (n *Init) needsStoppedServer(o node.Order) bool {
+	return n.actionWanted(o) && o.Action != node.ActionInitDB
+}
+
+// actionWanted reports whether the order's action is one for bringUp and was
+// not carried out before.
+func (n *Init) actionWanted(o node.Order) bool {
+	switch o.Action {
+	case node.ActionInitDB, node.ActionBaseBackup, node.ActionRewind, node.ActionDiscard:
+		return n.status.get().ActionEpoch != o.Epoch
+	}
+	return false
+}
+
+// allowed says why an order may not be carried out, before anything is touched.
+func (n *Init) allowed(o node.Order) error {
+	if used := n.status.get().UsedEpoch; o.Role == node.RolePrimary && o.Epoch <= used {
+		return refuse("order %d to lead was used already (last used: %d): a primary needs a new order for each start", o.Epoch, used)
+	}
+	marker, err := n.marker()
+	if err != nil {
+		return err
+	}
+	control, controlErr := pgcontrol.Read(n.cfg.dataDir())
+	wanted := n.actionWanted(o)
+	switch {
+	case wanted && o.Action == node.ActionBaseBackup:
+		return nil // from an empty directory, whatever was there
+	case wanted && o.Action == node.ActionInitDB && marker == node.ActionInitDB:
+		return nil // its own beginning, cut off
+	case marker != "":
+		return refuse("an unfinished %s left the data directory unusable: order a basebackup", marker)
+	case wanted && o.Action == node.ActionInitDB:
+		return n.dataDirEmpty()
+	case errors.Is(controlErr, pgcontrol.ErrNoCluster):
+		return refuse("nothing to start: %w", controlErr)
+	case wanted && o.Action == node.ActionDiscard && controlErr == nil:
+		return mayDiscard(o, control)
+	}
+	return nil
+}
+
+func (n *Init) dataDirEmpty() error {
+	entries, err := os.ReadDir(n.cfg.dataDir())
+	if err != nil {
+		return fmt.Errorf("look into the data directory: %w", err)
+	}
+	if len(entries) > 0 {
+		return refuse("initdb needs an empty data directory: %s holds %s and %d more", n.cfg.dataDir(), entries[0].Name(), len(entries)-1)
+	}
+	return nil
+}
+
+// How often the lock is tried: a test by controld is over in microseconds.
+const (
+	lockRetryFast  = 2 * time.Millisecond
+	lockRetrySlow  = 50 * time.Millisecond
+	lockFastPeriod = 500 * time.Millisecond
+)
+
+// takeLock takes the volume's lock, on a descriptor of its own for each start.
+func (n *Init) takeLock(ctx context.Context) (*os.File, error) {
+	lock, err := node.OpenLock(n.cfg.NodeDir)
+	if err != nil {
+		return nil, err
+	}
+	for began, pause := time.Now(), lockRetryFast; ; {
+		ok, err := node.TryLock(lock)
+		if err != nil {
+			lock.Close()
+			return nil, err
+		}
+		if ok {
+			return lock, nil
+		}
+		waited := time.Since(began)
+		if waited > n.cfg.LockWait {
+			lock.Close()
+			return nil, refuse("the lock of the data volume is held: a process of a server is left on it, perhaps in another container (waited %v)", n.cfg.LockWait)
+		}
+		if waited > lockFastPeriod {
+			pause = lockRetrySlow
+		}
+		select {
+		case <-ctx.Done():
+			lock.Close()
+			return nil, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// stillOrdered reads the order again. An unreadable one starts nothing.
+func (n *Init) stillOrdered(ctx context.Context, o node.Order) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	now, err := node.ReadOrder(n.cfg.OrderDir)
+	if err != nil {
+		return err
+	}
+	switch {
+	case now.Epoch > o.Epoch:
+		return errSuperseded
+	case now.Epoch < o.Epoch || now.Role != o.Role || now.Action != o.Action:
+		return refuse("order %d was replaced by another one without a higher epoch", o.Epoch)
+	}
+	return nil
+}
+
+// start starts the server in the order's role, with the lock inherited.
+func (n *Init) start(ctx context.Context, o node.Order, lock *os.File) (*child.Process, error) {
+	if err := n.stillOrdered(ctx, o); err != nil {
+		return nil, err
+	}
+	if err := n.removeStale(); err != nil {
+		return nil, fmt.Errorf("remove stale files: %w", err)
+	}
+	if err := n.setRole(o.Role); err != nil {
+		return nil, fmt.Errorf("set role: %w", err)
+	}
+	if o.Role == node.RolePrimary {
+		// Before the start: an order to lead must not be good for a second one.
+		if err := n.status.update(func(s *node.Status) { s.Epoch, s.UsedEpoch = o.Epoch, o.Epoch }); err != nil {
+			return nil, err
+		}
+	}
+	p, err := n.startPostgres(lock, n.cfg.Stdout, n.cfg.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	lock.Close() // from here on the lock is the server's alone
+	n.logStatusError(n.status.update(func(s *node.Status) {
+		s.Epoch, s.State, s.Role, s.PID, s.Error = o.Epoch, node.StateRunning, o.Role, p.PID, ""
+	}))
+	return p, nil
+}
+
+func (n *Init) startPostgres(lock, stdout, stderr *os.File, more ...string) (*child.Process, error) {
+	return n.reaper.Start(child.Spec{
+		Path: filepath.Join(n.cfg.BinDir, "postgres"),
+		Args: append([]string{"-D", n.cfg.dataDir(), "-c", "config_file=" + filepath.Join(n.cfg.OrderDir, "postgresql.conf")}, more...),
+		Env:  os.Environ(), Dir: n.cfg.dataDir(),
+		UID: n.cfg.UID, GID: n.cfg.GID, Session: true,
+		Stdout: stdout, Stderr: stderr, Inherit: []*os.File{lock},
+	})
+}
+
+// removeStale removes what a killed server leaves and what would stop the next
+// one: the process ids in these files can be those of other processes by now.
+// The lock is held, so no server is left that they belong to.
+func (n *Init) removeStale() error {
+	stale := []string{filepath.Join(n.cfg.dataDir(), "postmaster.pid")}
+	for _, dir := range n.cfg.SocketDirs {
+		sockets, err := filepath.Glob(filepath.Join(dir, ".s.PGSQL.*")) // and .lock
+		if err != nil {
+			return err
+		}
+		stale = append(stale, sockets...)
+	}
+	for _, path := range stale {
+		if err := remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setRole makes the signal files say what the server is to be, durably.
+func (n *Init) setRole(r node.Role) error {
+	standby := filepath.Join(n.cfg.dataDir(), standbySignal)
+	if r == node.RoleStandby {
+		if _, err := os.Lstat(standby); err == nil {
+			return nil
+		}
+		f, err := os.OpenFile(standby, os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Chown(n.cfg.UID, n.cfg.GID), f.Sync(), f.Close()); err != nil {
+			return err
+		}
+		return node.SyncDir(n.cfg.dataDir())
+	}
+	removed := false
+	for _, name := range []string{standbySignal, recoverySignal} {
+		err := os.Remove(filepath.Join(n.cfg.dataDir(), name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		removed = removed || err == nil
+	}
+	if !removed {
+		return nil
+	}
+	return node.SyncDir(n.cfg.dataDir())
+}

@@ -1,0 +1,276 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"controld/internal/node"
+	"controld/internal/node/child"
+	"controld/internal/pgcontrol"
+	"controld/internal/wal"
+)
+
+// salvageWanted reports whether the order asks for a salvage that was not tried yet.
+func (n *Init) salvageWanted(o node.Order) bool {
+	if o.Action != node.ActionSalvage {
+		return false
+	}
+	done := n.status.get().Salvaged
+	return done == nil || done.Epoch != o.Epoch
+}
+
+// salvage fetches the dead node's WAL and reports it at once: clients wait.
+func (n *Init) salvage(ctx context.Context, o node.Order) (*child.Process, error) {
+	began := time.Now()
+	s := salvager{from: o.Salvage, to: filepath.Join(n.cfg.dataDir(), "pg_wal"), uid: n.cfg.UID, gid: n.cfg.GID}
+	err := s.run(ctx)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	done := node.Salvaged{Epoch: o.Epoch, Files: int(s.files.Load()), Bytes: s.bytes.Load()}
+	if err != nil {
+		done.Error = err.Error()
+	}
+	statusErr := n.status.update(func(s *node.Status) { s.Epoch, s.Salvaged, s.Error = o.Epoch, &done, "" })
+	n.log.Info("salvage done", "epoch", o.Epoch, "files", done.Files, "bytes", done.Bytes,
+		"duration_ms", time.Since(began).Milliseconds(), "err", err)
+	n.logStatusError(statusErr)
+	return nil, nil
+}
+
+// A salvager copies into a standby's pg_wal what a dead node's holds beyond it.
+//
+// The standby's walreceiver may still have a segment open and write to it. That
+// is no harm: it writes only what the dead node had flushed before it sent it,
+// so the dead node's file holds every byte of it, and a promotion ends the
+// walreceiver and reads pg_wal afresh, by name. So the dead node's file
+// replaces a partly filled one of the standby's.
+type salvager struct {
+	from     *node.Salvage
+	to       string
+	uid, gid int
+
+	// newest is the dead node's timeline. What a promotion of it that was undone
+	// has left of a later one is nobody's history.
+	newest wal.Timeline
+
+	files, bytes atomic.Int64
+}
+
+// salvageTempPrefix makes PostgreSQL remove left-overs when it starts.
+const salvageTempPrefix = "xlogtemp.salvage."
+
+// salvageParallel is how many files are written at once: the wait for the disk
+// is most of the time.
+const salvageParallel = 4
+
+func (s *salvager) run(ctx context.Context) error {
+	if err := s.sourceIsDead(ctx); err != nil {
+		return err
+	}
+	s.newest = math.MaxUint32
+	if control, err := pgcontrol.Read(s.from.DataDir); err == nil {
+		s.newest = control.Timeline()
+	}
+	source := filepath.Join(s.from.DataDir, "pg_wal")
+	entries, err := os.ReadDir(source)
+	if err != nil {
+		return fmt.Errorf("salvage: %w", err)
+	}
+	// History first: a timeline's segments are of no use without it.
+	if err := s.copyAll(ctx, source, entries, s.wantsHistory); err != nil {
+		return err
+	}
+	return s.copyAll(ctx, source, entries, s.wantsSegment)
+}
+
+// How long a lock that a test holds for a moment is taken for no sign of life.
+const (
+	deadTries = 20
+	deadPause = 5 * time.Millisecond
+)
+
+// sourceIsDead makes sure that the fence holds: WAL of a server that still
+// acknowledges commits would be a part of them only.
+func (s *salvager) sourceIsDead(ctx context.Context) error {
+	for try := 1; ; try++ {
+		locked, err := node.Locked(filepath.Dir(s.from.DataDir))
+		if err != nil {
+			return fmt.Errorf("salvage: %w", err)
+		}
+		if !locked {
+			return nil
+		}
+		if try == deadTries {
+			return fmt.Errorf("salvage: the server of %s still runs", s.from.DataDir)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(deadPause):
+		}
+	}
+}
+
+// copyAll copies the wanted entries and makes their names durable with one sync.
+func (s *salvager) copyAll(ctx context.Context, source string, entries []fs.DirEntry, wants func(path string) (bool, error)) error {
+	before := s.files.Load()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(salvageParallel)
+	for _, e := range entries {
+		path := filepath.Join(source, e.Name())
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			wanted, err := wants(path)
+			if err == nil && wanted {
+				err = s.copyFile(path)
+			}
+			if err != nil {
+				return fmt.Errorf("salvage %s: %w", filepath.Base(path), err)
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	if s.files.Load() > before {
+		err = errors.Join(err, node.SyncDir(s.to))
+	}
+	return err
+}
+
+// wantsHistory: every history file that is missing here.
+func (s *salvager) wantsHistory(path string) (bool, error) {
+	timeline := timelineOf(filepath.Base(path))
+	if !strings.HasSuffix(path, ".history") || timeline == 0 || timeline > s.newest {
+		return false, nil
+	}
+	_, err := os.Lstat(filepath.Join(s.to, filepath.Base(path)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
+}
+
+// wantsSegment: every segment from the wanted position and timeline on that is
+// what its name says (a recycled one still holds the pages of an older
+// segment), and that is missing here or differs.
+func (s *salvager) wantsSegment(path string) (bool, error) {
+	size := s.from.SegmentBytes
+	timeline, number, ok := wal.ParseSegmentName(filepath.Base(path), size)
+	if !ok || timeline < s.from.FromTimeline || timeline > s.newest || number < s.from.FromLSN.Segment(size) {
+		return false, nil
+	}
+	theirs, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer theirs.Close()
+	address, err := pageAddress(theirs)
+	if err != nil || address != number.Start(size) {
+		return false, err
+	}
+	if info, err := theirs.Stat(); err != nil || info.Size() != size {
+		return false, errors.Join(err, errors.New("not of a segment's size"))
+	}
+	ours, err := os.Open(filepath.Join(s.to, filepath.Base(path)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer ours.Close()
+	same, err := commonPrefix(theirs, ours)
+	if err != nil || same == size {
+		return false, err
+	}
+	// What this standby has received and replayed must be in the dead node's
+	// file, byte for byte, or it is not the WAL that the standby follows. A
+	// recycled file of our own holds nothing of that kind.
+	known := int64(s.from.FromLSN) - int64(number.Start(size))
+	if address, err := pageAddress(ours); err == nil && address == number.Start(size) && same < known {
+		return false, fmt.Errorf("differs from the own file at byte %d, before %s: not the same history", same, s.from.FromLSN)
+	}
+	return true, nil
+}
+
+// pageAddress reads the position that the first page of a segment says it is
+// at (xlp_pageaddr); 0 for a file without one.
+func pageAddress(f *os.File) (wal.LSN, error) {
+	var b [8]byte
+	if _, err := f.ReadAt(b[:], 8); errors.Is(err, io.EOF) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
+	}
+	return wal.LSN(binary.LittleEndian.Uint64(b[:])), nil
+}
+
+// commonPrefix counts the bytes in which two files begin alike.
+func commonPrefix(a, b *os.File) (int64, error) {
+	const chunk = 256 << 10
+	bufA, bufB := make([]byte, chunk), make([]byte, chunk)
+	for at := int64(0); ; at += chunk {
+		n, errA := a.ReadAt(bufA, at)
+		m, errB := b.ReadAt(bufB, at)
+		for _, err := range []error{errA, errB} {
+			if err != nil && !errors.Is(err, io.EOF) {
+				return 0, err
+			}
+		}
+		short := min(n, m)
+		if !bytes.Equal(bufA[:short], bufB[:short]) {
+			for i := range short {
+				if bufA[i] != bufB[i] {
+					return at + int64(i), nil
+				}
+			}
+		}
+		if short < chunk {
+			return at + int64(short), nil
+		}
+	}
+}
+
+// copyFile puts a copy of path into pg_wal, whole or not at all. The kernel
+// copies (copy_file_range, which shares the blocks where the file system can).
+func (s *salvager) copyFile(path string) error {
+	src, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	temp := filepath.Join(s.to, salvageTempPrefix+filepath.Base(path))
+	dst, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	copied, err := io.Copy(dst, src)
+	if err == nil {
+		err = errors.Join(dst.Chown(s.uid, s.gid), dst.Sync())
+	}
+	if err = errors.Join(err, dst.Close()); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	if err := os.Rename(temp, filepath.Join(s.to, filepath.Base(path))); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	s.files.Add(1)
+	s.bytes.Add(copied)
+	return nil
+}

@@ -1,0 +1,349 @@
+package operation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A run is one open operation: its entry in memory, which is ahead of the
+// journal between two durable entries.
+type run struct {
+	m      *Manager
+	id     string
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	settled     chan struct{} // closed when it has ended or is incomplete
+	settledOnce sync.Once
+	done        chan struct{} // closed when it has ended
+
+	mu    sync.Mutex
+	e     entry
+	delay time.Duration // before the next retry
+	// resumed: another process began it, and the entry may tell of less than was done.
+	resumed bool
+}
+
+func (m *Manager) newRun(e entry) *run {
+	ctx, cancel := context.WithCancelCause(m.ctx)
+	return &run{
+		m: m, id: e.Record.ID, e: e, ctx: ctx, cancel: cancel,
+		log:     m.log.With("operation", e.Record.ID, "kind", e.Record.Kind),
+		settled: make(chan struct{}), done: make(chan struct{}), delay: retryShortest,
+	}
+}
+
+// snapshot is a copy of the record that nobody else writes to.
+func (r *run) snapshot() Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.copyLocked()
+}
+
+func (r *run) copyLocked() Record {
+	rec := r.e.Record
+	rec.Steps = slices.Clone(rec.Steps)
+	rec.Checks = slices.Clone(rec.Checks)
+	rec.Result = maps.Clone(rec.Result)
+	return rec
+}
+
+// change applies f to the entry and tells the subscribers.
+func (r *run) change(kind, step string, f func(e *entry)) {
+	r.mu.Lock()
+	f(&r.e)
+	rec := r.copyLocked()
+	r.mu.Unlock()
+	r.m.publish(kind, step, rec)
+}
+
+// begin sets the list of steps.
+func (r *run) begin(names []string, result map[string]any) {
+	r.change("operation", "", func(e *entry) {
+		e.Record.Steps = make([]StepRecord, len(names))
+		for i, name := range names {
+			e.Record.Steps[i] = StepRecord{Name: name, State: StepPending}
+		}
+		e.Record.Result = result
+	})
+}
+
+// sameSteps reports whether the journal tells of the steps with these names, and
+// of one of them as reached. Where it does not, because another version of
+// controld wrote it, the record gets these.
+func (r *run) sameSteps(names []string, result map[string]any) bool {
+	r.mu.Lock()
+	same := slices.EqualFunc(r.e.Record.Steps, names, func(s StepRecord, name string) bool { return s.Name == name })
+	reached := r.e.Reached
+	r.mu.Unlock()
+	if !same {
+		r.begin(names, result)
+	}
+	return same && reached >= 0 && reached < len(names)
+}
+
+func (r *run) prepared(p Prepared) {
+	r.change("operation", "", func(e *entry) {
+		if p.Mode != "" {
+			e.Record.Mode = p.Mode
+		}
+		e.Record.Checks = append(e.Record.Checks, p.Checks...)
+	})
+}
+
+func (r *run) already(why string) {
+	r.change("operation", "", func(e *entry) {
+		if e.Record.Result == nil {
+			e.Record.Result = map[string]any{}
+		}
+		e.Record.Result["already"] = why
+	})
+}
+
+func (r *run) result(result map[string]any) {
+	r.mu.Lock()
+	r.e.Record.Result = result
+	r.mu.Unlock()
+}
+
+func (r *run) keepState(state any) error {
+	data, err := json.Marshal(state)
+	if err != nil {
+		return fmt.Errorf("encode the state of operation %s: %w", r.id, err)
+	}
+	r.mu.Lock()
+	r.e.State = data
+	r.mu.Unlock()
+	return nil
+}
+
+func (r *run) state() json.RawMessage {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.e.State
+}
+
+func (r *run) reached() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.e.Reached
+}
+
+// entry makes it durable that step i and those up to the next entry may begin.
+// A nil state leaves the kept one.
+func (r *run) entry(i int, state any) error {
+	if state != nil {
+		if err := r.keepState(state); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	r.e.Reached = i
+	e := r.e
+	e.Record = r.copyLocked()
+	r.mu.Unlock()
+	return r.m.journal.put(e)
+}
+
+func (r *run) undoing(last int, state any, failure error) error {
+	r.mu.Lock()
+	r.e.Undoing = failure.Error()
+	r.mu.Unlock()
+	return r.entry(last, state)
+}
+
+// interruption is the failure that a resumed operation is undone for.
+func (r *run) interruption() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.e.Undoing != "" {
+		return errors.New(r.e.Undoing)
+	}
+	name := "the first step"
+	if r.e.Reached >= 0 && r.e.Reached < len(r.e.Record.Steps) {
+		name = "step " + r.e.Record.Steps[r.e.Reached].Name
+	}
+	return fmt.Errorf("controld ended after %s had begun; started again, it took everything back", name)
+}
+
+func (r *run) markResumed() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.resumed = true
+}
+
+// untouched reports that step i was certainly never begun.
+func (r *run) untouched(i int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.resumed && r.e.Record.Steps[i].StartedAt.IsZero()
+}
+
+func (r *run) stepBegins(i int) time.Time {
+	now := time.Now()
+	r.changeStep(i, func(s *StepRecord) {
+		if s.StartedAt.IsZero() {
+			s.StartedAt = now.UTC()
+		}
+		s.State = StepRunning
+	})
+	return now
+}
+
+func (r *run) stepEnds(i int, began time.Time, result map[string]any) {
+	took := time.Since(began)
+	r.result(result)
+	r.changeStep(i, func(s *StepRecord) {
+		s.State, s.Error = StepDone, ""
+		s.Duration += took
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.delay = retryShortest
+}
+
+func (r *run) stepFails(i int, began time.Time, err error) {
+	took := time.Since(began)
+	r.changeStep(i, func(s *StepRecord) {
+		s.State, s.Error = StepFailed, err.Error()
+		s.Duration += took
+	})
+	r.log.Warn("step failed", "step", r.stepName(i), "err", err)
+}
+
+func (r *run) stepUndone(i int, began time.Time, err error) {
+	if err != nil {
+		r.log.Error("undo failed", "step", r.stepName(i), "err", err)
+	}
+	r.changeStep(i, func(s *StepRecord) {
+		if err != nil {
+			s.State, s.Error = StepFailed, "undo: "+err.Error()
+			return
+		}
+		if s.State != StepPending {
+			s.State = StepUndone
+		}
+	})
+	r.log.Info("step undone", "step", r.stepName(i), "took", time.Since(began))
+}
+
+func (r *run) stepName(i int) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.e.Record.Steps[i].Name
+}
+
+func (r *run) changeStep(i int, f func(*StepRecord)) {
+	r.change("step", r.stepName(i), func(e *entry) { f(&e.Record.Steps[i]) })
+}
+
+// fail notes why the operation ends in state, and returns it.
+func (r *run) fail(state State, err error) State {
+	problem := asProblem(state, err)
+	r.mu.Lock()
+	r.e.Record.Problem = problem
+	r.mu.Unlock()
+	return state
+}
+
+// asProblem gives a failure the stable type that callers read.
+func asProblem(state State, err error) *Problem {
+	var p *Problem
+	if errors.As(err, &p) && state == Refused {
+		return p
+	}
+	kinds := map[State]string{Refused: "precheck-failed", Undone: "undone", Incomplete: "incomplete", Cancelled: "cancelled"}
+	out := &Problem{Type: "/problems/" + kinds[state], Detail: err.Error()}
+	if p != nil {
+		out.Numbers = p.Numbers
+	}
+	return out
+}
+
+// incomplete tells that the operation has failed past its point of no return
+// and is tried again.
+func (r *run) incomplete(err error) {
+	r.fail(Incomplete, err)
+	r.change("operation", "", func(e *entry) { e.Record.State = Incomplete })
+	r.settledOnce.Do(func() { close(r.settled) })
+}
+
+// pauseBeforeRetry waits, longer each time, or until ctx ends: a cancelled
+// operation is settled by its next failure.
+func (r *run) pauseBeforeRetry(ctx context.Context) {
+	r.mu.Lock()
+	delay := r.delay
+	r.delay = min(2*r.delay, retryLongest)
+	r.mu.Unlock()
+	select {
+	case <-time.After(delay):
+	case <-ctx.Done():
+	}
+}
+
+// end closes the operation in state. Running leaves it open in the journal, for
+// the next start. The end is on the disk before anybody sees it: whoever does
+// may start the next one, and a restart must not find both open.
+func (r *run) end(state State) {
+	if state == Running {
+		r.log.Warn("operation left open")
+		r.m.mu.Lock()
+		delete(r.m.runs, r.id)
+		r.m.mu.Unlock()
+	} else {
+		ended := r.persistEnd(state)
+		rec := r.publishEnd(ended)
+		r.log.Info("operation ended", "state", state, "mode", rec.Mode, "result", rec.Result, "problem", problemText(rec))
+	}
+	r.settledOnce.Do(func() { close(r.settled) })
+	close(r.done)
+	r.cancel(nil)
+}
+
+func problemText(rec Record) string {
+	if rec.Problem == nil {
+		return ""
+	}
+	return rec.Problem.Detail
+}
+
+// persistEnd writes the last entry. Where the disk refuses, it is tried again;
+// until then the operation is open in the journal, and a start finds that nothing
+// is left to do.
+func (r *run) persistEnd(state State) entry {
+	r.mu.Lock()
+	e := r.e
+	e.Record = r.copyLocked()
+	r.mu.Unlock()
+	e.Record.State = state
+	if state == Succeeded {
+		e.Record.Problem = nil
+	}
+	e.Record.EndedAt = time.Now().UTC()
+	if err := r.m.journal.put(e); err != nil {
+		r.log.Error("journal refused the end of the operation", "err", err)
+		r.m.saveLater(e)
+	}
+	return e
+}
+
+// publishEnd makes the end seen, and lets the next operation begin, at once.
+func (r *run) publishEnd(ended entry) Record {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	r.mu.Lock()
+	r.e = ended
+	rec := r.copyLocked()
+	r.mu.Unlock()
+	delete(r.m.runs, r.id)
+	r.m.publishLocked("operation", "", rec)
+	return rec
+}

@@ -1,0 +1,308 @@
+package operation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+)
+
+// A Step is one named part of an operation on the state S.
+type Step[S any] struct {
+	Name string
+	// Do may run twice: controld can end between the act and the journal's
+	// entry. It looks at the world and does what is still missing.
+	Do func(ctx context.Context, state *S) error
+	// Undo, where there is one, runs when this step or a later one fails
+	// before the point of no return. Do may have happened whole, in part or
+	// not at all.
+	Undo func(ctx context.Context, state *S) error
+	// Entry asks for a durable journal entry before Do. The entry covers this
+	// step and those after it up to the next entry: after a crash all of them
+	// may have been done.
+	Entry bool
+}
+
+// Work is an operation on the state S. The state is what one step learns for
+// the next; the journal keeps it.
+type Work[S any] struct {
+	// Prepare observes and decides, and touches nothing. A *Problem refuses
+	// the operation. It is not run again when an operation is resumed.
+	Prepare func(ctx context.Context, state *S) (Prepared, error)
+	// Steps is the list for a prepared state. It is a function of the state
+	// alone, so that a resumed operation has the same list.
+	Steps func(state *S) []Step[S]
+	// NoReturn names the step from which on Past is asked whether the
+	// operation can still be undone. Empty: it is undone at any step.
+	NoReturn string
+	// Past reports whether the point of no return is passed, which is a fact
+	// of the world and not of the journal. It may act to find out (fence a
+	// server that does not answer). An error means: not known, ask again.
+	Past func(ctx context.Context, state *S) (bool, error)
+	// Forward makes a restarted daemon go on with the steps instead of
+	// undoing them, for operations whose steps can all be repeated.
+	Forward bool
+	// Close, if set, gives back what the work held open in this process.
+	Close func()
+	// Result is what the operation has to tell so far.
+	Result func(state *S) map[string]any
+}
+
+// Prepared is what Prepare decided.
+type Prepared struct {
+	Mode   string // the mode that was chosen, where the kind has modes
+	Checks []Check
+	// Already ends the operation as succeeded without a step, with the reason.
+	Already string
+}
+
+// A Runnable is Work of any state; only Work implements it.
+type Runnable interface {
+	prepare(ctx context.Context, r *run) (Prepared, error)
+	execute(ctx context.Context, r *run) State
+	resume(ctx context.Context, r *run) State
+	close()
+}
+
+// Bounds of the runner.
+const (
+	undoTimeout   = 60 * time.Second
+	retryShortest = 100 * time.Millisecond
+	retryLongest  = 2 * time.Second
+)
+
+// errCancelled is the cause of the context of an operation that was cancelled.
+var errCancelled = errors.New("cancelled")
+
+func (w Work[S]) prepare(ctx context.Context, r *run) (Prepared, error) {
+	var state S
+	p, err := w.Prepare(ctx, &state)
+	if err != nil || p.Already != "" {
+		r.begin(nil, w.result(&state))
+		return p, err
+	}
+	r.begin(stepNames(w.Steps(&state)), w.result(&state))
+	return p, r.keepState(state)
+}
+
+func stepNames[S any](steps []Step[S]) []string {
+	names := make([]string, len(steps))
+	for i, st := range steps {
+		names[i] = st.Name
+	}
+	return names
+}
+
+func (w Work[S]) close() {
+	if w.Close != nil {
+		w.Close()
+	}
+}
+
+func (w Work[S]) result(state *S) map[string]any {
+	if w.Result == nil {
+		return nil
+	}
+	return w.Result(state)
+}
+
+func (w Work[S]) load(r *run) (S, error) {
+	var state S
+	if err := json.Unmarshal(r.state(), &state); err != nil {
+		return state, fmt.Errorf("read the state of operation %s: %w", r.id, err)
+	}
+	return state, nil
+}
+
+func (w Work[S]) execute(ctx context.Context, r *run) State {
+	state, err := w.load(r)
+	if err != nil {
+		return r.fail(Undone, err)
+	}
+	return w.forward(ctx, r, &state, w.Steps(&state), 0)
+}
+
+// forward runs the steps from index first on, and settles what fails.
+func (w Work[S]) forward(ctx context.Context, r *run, state *S, steps []Step[S], first int) State {
+	for i := first; i < len(steps); i++ {
+		err := context.Cause(ctx)
+		if err == nil {
+			err = w.step(ctx, r, state, steps[i], i)
+		}
+		if err == nil {
+			continue
+		}
+		outcome, again := w.settle(ctx, r, state, steps, i, err)
+		if !again {
+			return outcome
+		}
+		i = w.reenter(steps, i) - 1 // past the point of no return: again
+	}
+	r.result(w.result(state))
+	return Succeeded
+}
+
+// reenter is the step from which one that failed past the point of no return is
+// tried again: the last that asked for an entry, as after a restart, since the
+// steps after it may have lost what they stood on.
+func (w Work[S]) reenter(steps []Step[S], failed int) int {
+	noReturn := index(steps, w.NoReturn)
+	for i := failed; i > noReturn; i-- {
+		if steps[i].Entry {
+			return i
+		}
+	}
+	return noReturn
+}
+
+func (w Work[S]) step(ctx context.Context, r *run, state *S, st Step[S], i int) error {
+	if st.Entry {
+		if err := r.entry(i, *state); err != nil {
+			return fmt.Errorf("%s: journal: %w", st.Name, err)
+		}
+	}
+	began := r.stepBegins(i)
+	if err := guarded(r.log, func() error { return st.Do(ctx, state) }); err != nil {
+		r.stepFails(i, began, err)
+		return fmt.Errorf("%s: %w", st.Name, err)
+	}
+	r.stepEnds(i, began, w.result(state))
+	return nil
+}
+
+// guarded turns a panic into an error: a fault in one step must not take the
+// daemon down again at each resume, with the clients of a paused pooler waiting.
+func guarded(log *slog.Logger, f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.Error("step panicked", "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("internal fault: %v", p)
+		}
+	}()
+	return f()
+}
+
+// settle decides what follows from the failure of step i: it is undone, or,
+// past the point of no return, tried again after a while.
+func (w Work[S]) settle(ctx context.Context, r *run, state *S, steps []Step[S], i int, failure error) (outcome State, again bool) {
+	past, known := false, true
+	switch at := index(steps, w.NoReturn); {
+	case at >= 0 && i > at:
+		past = true // that step has ended: to ask again could take the world for less than it is
+	case at >= 0 && i == at && r.untouched(i):
+		// Its entry was refused, or the operation cancelled before it: there is
+		// nothing to find out, and nobody to fence for it.
+	case at >= 0 && i == at:
+		past, known = w.past(ctx, r, state)
+	}
+	cause := context.Cause(ctx)
+	switch {
+	case w.Forward && errors.Is(cause, ErrStopping):
+		return Running, false // every step can be repeated: the next start goes on
+	case known && !past:
+		return w.undo(ctx, r, state, steps, i, failure), false
+	case errors.Is(cause, ErrStopping):
+		return Running, false // the journal stays open; the next start goes on
+	case errors.Is(cause, errCancelled):
+		return r.fail(Incomplete, fmt.Errorf("given up on request, past the point of no return, after: %w", failure)), false
+	}
+	r.incomplete(failure)
+	r.pauseBeforeRetry(ctx)
+	return "", true
+}
+
+// past asks the world until it answers or ctx ends.
+func (w Work[S]) past(ctx context.Context, r *run, state *S) (past, known bool) {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for {
+		var past bool
+		err := guarded(r.log, func() (err error) { past, err = w.Past(bounded, state); return err })
+		if err == nil {
+			return past, true
+		}
+		r.log.Warn("point of no return not known", "err", err)
+		if ctx.Err() != nil || bounded.Err() != nil {
+			return false, false
+		}
+		r.incomplete(err)
+		r.pauseBeforeRetry(bounded)
+	}
+}
+
+// undo takes back step last and those before it, newest first.
+func (w Work[S]) undo(ctx context.Context, r *run, state *S, steps []Step[S], last int, failure error) State {
+	cause := context.Cause(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	// The journal says that this is an undo before it begins, so that a crash
+	// in the middle goes on undoing what may be undone already.
+	errs := []error{r.undoing(last, *state, failure)}
+	for i := last; i >= 0; i-- {
+		if steps[i].Undo == nil {
+			continue
+		}
+		began := time.Now()
+		err := guarded(r.log, func() error { return steps[i].Undo(ctx, state) })
+		r.stepUndone(i, began, err)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("undo %s: %w", steps[i].Name, err))
+		}
+	}
+	r.result(w.result(state))
+	undoErr := errors.Join(errs...)
+	var refusal *Problem
+	switch {
+	case errors.Is(cause, errCancelled) && undoErr == nil:
+		return r.fail(Cancelled, errors.New("cancelled on request; everything was undone"))
+	case errors.As(failure, &refusal) && undoErr == nil:
+		return r.fail(Refused, refusal)
+	}
+	return r.fail(Undone, errors.Join(failure, undoErr))
+}
+
+// resume goes on with an operation that another process began.
+func (w Work[S]) resume(ctx context.Context, r *run) State {
+	state, err := w.load(r)
+	if err != nil {
+		return r.fail(Incomplete, err)
+	}
+	r.markResumed()
+	steps := w.Steps(&state)
+	at := r.reached()
+	last := at // the last step that may have begun
+	if !r.sameSteps(stepNames(steps), w.result(&state)) {
+		at, last = 0, len(steps)-1 // of another version: any of them may have been done
+	}
+	for last+1 < len(steps) && !steps[last+1].Entry {
+		last++
+	}
+	if w.Forward {
+		return w.forward(ctx, r, &state, steps, at)
+	}
+	noReturn := index(steps, w.NoReturn)
+	past := noReturn >= 0 && at > noReturn // that step had ended, or there were no such entry
+	if !past && noReturn >= 0 && last >= noReturn {
+		var known bool
+		if past, known = w.past(ctx, r, &state); !known {
+			return Running
+		}
+		at = max(at, noReturn)
+	}
+	if past {
+		return w.forward(ctx, r, &state, steps, at)
+	}
+	return w.undo(ctx, r, &state, steps, last, r.interruption())
+}
+
+func index[S any](steps []Step[S], name string) int {
+	for i, st := range steps {
+		if name != "" && st.Name == name {
+			return i
+		}
+	}
+	return -1
+}

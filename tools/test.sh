@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs every test with the race detector. The tests against containers come
+# last and alone: some of them measure how long a failover takes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The images under test: make test builds them with a tag of their own.
+tag=${CONTROLD_TAG:-dev}
+export CONTROLD_TAG=$tag
+export CONTROLD_TEST_POSTGRES_IMAGE=controld/postgres:$tag CONTROLD_TEST_PGBOUNCER_IMAGE=controld/pgbouncer:$tag
+
+e2e=internal/e2e
+go test -C tools ./testreport
+go build -C tools -o ../build/testreport ./testreport
+
+run_tests() {
+	local status=0
+	mapfile -t packages < <(go list ./... | grep -v "/$e2e\$")
+	go test -json -race -timeout 10m "${packages[@]}" || status=$?
+	if [ -d "$e2e" ]; then
+		go test -json -race -count=1 -timeout 40m -parallel 2 "./$e2e" || status=$?
+	fi
+	return "$status"
+}
+
+run_tests | build/testreport

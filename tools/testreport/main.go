@@ -1,0 +1,160 @@
+// Command testreport reads the events of `go test -json` from standard input
+// and prints what `go test` would have printed, with every skipped test named
+// and a closing line that counts. It fails when a test failed and, with CI=true,
+// when one was skipped: there a missing service must not look like success.
+//
+// It runs no test itself; the caller has to mind the exit status of go test.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// event is one line of `go test -json`; see `go doc test2json`.
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string // of a build event
+	Test       string
+	Output     string
+}
+
+// test names one test of one package.
+type test struct{ pkg, name string }
+
+// report collects what the events have told so far.
+type report struct {
+	out    io.Writer
+	output map[test]string // of tests that have not ended
+	skips  []string        // package, name and message of each skipped test
+
+	passed, failed, packages int
+	broken                   bool // a package failed, perhaps without any test of its own
+}
+
+func main() {
+	r := report{out: os.Stdout, output: map[test]string{}}
+	if err := r.read(os.Stdin); err != nil {
+		fmt.Fprintln(os.Stderr, "testreport:", err)
+		os.Exit(1)
+	}
+	if !r.close(os.Getenv("CI") == "true") {
+		os.Exit(1)
+	}
+}
+
+// read takes in all events. A line that is no event, such as a message of the
+// go command, is printed as it is.
+func (r *report) read(in io.Reader) error {
+	lines := bufio.NewReader(in)
+	for {
+		line, err := lines.ReadString('\n')
+		if line != "" {
+			var e event
+			if json.Unmarshal([]byte(line), &e) == nil && e.Action != "" {
+				r.add(e)
+			} else {
+				fmt.Fprint(r.out, line)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read events: %w", err)
+		}
+	}
+}
+
+func (r *report) add(e event) {
+	switch {
+	case e.Action == "build-output":
+		fmt.Fprint(r.out, e.Output)
+	case e.Test != "":
+		r.addTest(e)
+	default:
+		r.addPackage(e)
+	}
+}
+
+func (r *report) addTest(e event) {
+	t := test{e.Package, e.Test}
+	switch e.Action {
+	case "output":
+		if !strings.HasPrefix(e.Output, "=== ") { // RUN, PAUSE, CONT: only -v prints them
+			r.output[t] += e.Output
+		}
+		return
+	case "pass":
+		r.passed++
+	case "fail":
+		r.failed++
+		fmt.Fprint(r.out, r.output[t])
+	case "skip":
+		r.skips = append(r.skips, fmt.Sprintf("%s %s: %s", e.Package, e.Test, message(r.output[t])))
+	default:
+		return // run, pause, cont, start
+	}
+	delete(r.output, t)
+}
+
+func (r *report) addPackage(e event) {
+	switch e.Action {
+	case "output":
+		if e.Output != "PASS\n" {
+			fmt.Fprint(r.out, e.Output)
+		}
+	case "pass":
+		r.packages++
+	case "fail":
+		r.packages++
+		r.broken = true
+		r.flush(e.Package)
+	}
+}
+
+// flush prints the output of tests that a panic or a timeout cut off: it is
+// where the reason stands.
+func (r *report) flush(pkg string) {
+	for t, output := range r.output {
+		if t.pkg == pkg {
+			fmt.Fprint(r.out, output)
+			delete(r.output, t)
+		}
+	}
+}
+
+// message is a skipped test's output in one line, without the frame of go test.
+func message(output string) string {
+	var kept []string
+	for line := range strings.Lines(output) {
+		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "--- SKIP: ") {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, " ")
+}
+
+// close prints the end of the report and tells whether all is well.
+func (r *report) close(skipsFail bool) bool {
+	for _, skip := range r.skips {
+		fmt.Fprintln(r.out, "SKIP", skip)
+	}
+	well := r.failed == 0 && !r.broken && r.packages > 0
+	if skipsFail && len(r.skips) > 0 {
+		fmt.Fprintln(r.out, "A skipped test is a failure in CI.")
+		well = false
+	}
+	verdict := "ok"
+	if !well {
+		verdict = "FAIL"
+	}
+	fmt.Fprintf(r.out, "%s: %d passed, %d failed, %d skipped, in %d packages\n",
+		verdict, r.passed, r.failed, len(r.skips), r.packages)
+	return well
+}
