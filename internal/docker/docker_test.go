@@ -210,13 +210,13 @@ func TestEvents(t *testing.T) {
 	e.box.Unpause(t)
 	e.box.Kill(t)
 	e.box.Start(t)
-	seen := map[time.Time]bool{}
+	seen := map[string]bool{}
 	for _, want := range []string{"pause", "unpause", "die", "start"} {
 		got := next(t, stream)
-		for seen[got.At] { // repeated by the engine
+		for seen[got.Action] { // repeated by the engine
 			got = next(t, stream)
 		}
-		seen[got.At] = true
+		seen[got.Action] = true
 		if got.Action != want || got.Container != e.box.Name {
 			t.Errorf("event %+v, want %s of %s", got, want, e.box.Name)
 		}

@@ -30,7 +30,9 @@ const reconnectDelay = time.Second
 // channel. When the engine's stream breaks it is opened again, beginning where
 // it ended, after an event Lost. A reader that is slow delays the stream and
 // loses nothing. An event may come twice: the engine repeats one that happens
-// while the stream is opened.
+// while the stream is opened, and it tells a pause and its end once more, with
+// a later time, when containerd's own word of both reaches it after the calls
+// that asked for them have ended.
 func (e *Engine) Events(ctx context.Context, containers ...string) <-chan Event {
 	out := make(chan Event)
 	go func() {
