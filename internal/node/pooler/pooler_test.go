@@ -3,6 +3,7 @@ package pooler
 import (
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -42,6 +43,10 @@ func newInit(t *testing.T) (*Init, Config) {
 			t.Fatal(err)
 		}
 	}
+	// Under nohup the shell would inherit that SIGHUP is ignored, and could not trap it.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangups) })
 	reaper := child.NewReaper()
 	t.Cleanup(reaper.Close)
 	return New(cfg, reaper, slog.New(slog.DiscardHandler)), cfg
