@@ -377,6 +377,17 @@ func TestAResumedFailbackKeepsItsSteps(t *testing.T) {
 	})
 }
 
+// What the next controld took back needs no mending: it gives the standby the
+// settings that it had, and the standby's walreceiver is not started again for it.
+func TestAResumedUndoLeavesNothingToMend(t *testing.T) {
+	killAfter(t, "planned", "Session.Checkpoint", func(l *lab) {
+		recs, _, err := l.now.ops.List(operation.Filter{Kind: cluster.KindRejoin})
+		if err != nil || len(recs) != 1 { // the first start's
+			l.t.Errorf("%v\n%s", err, l.story())
+		}
+	})
+}
+
 // What an align held when controld died is released by the next one, and not
 // only by the pooler's init.
 func TestAResumedAlignReleasesWhatItHeld(t *testing.T) {

@@ -403,7 +403,7 @@ func TestWhatCommitsWaitFor(t *testing.T) {
 		if got := SynchronousNames(m.primarySettings(a, tt.synced).SynchronousStandbys); got != tt.leads {
 			t.Errorf("%s, synced %v, leading: %q", tt.mode, tt.synced, got)
 		}
-		s := m.standbySettings(a, b)
+		s := m.standbySettings(t.Context(), a, b)
 		if got := SynchronousNames(s.SynchronousStandbys); got != tt.standsBy || s.RestoreCommand != "" || s.Upstream.Name != "b" || s.UpstreamAddress != "10.0.0.b" || s.Slot != "a" {
 			t.Errorf("%s, standing by: %+v", tt.mode, s)
 		}

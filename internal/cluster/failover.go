@@ -111,6 +111,23 @@ func (m *Manager) giveWay(ctx context.Context, r FailoverRequest) {
 	}
 }
 
+// upkeepDeadline bounds the wait for what controld does by itself.
+const upkeepDeadline = 5 * time.Second
+
+// awaitUpkeep lets what controld does by itself come to its end: nobody who asks
+// for something can know that it mends something just now, mostly within a
+// second. What takes longer refuses the caller, as one of theirs would. A caller
+// that leaves meanwhile changes nothing.
+func (m *Manager) awaitUpkeep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), upkeepDeadline)
+	defer cancel()
+	for _, rec := range m.operations.Open() {
+		if rec.RequestedBy == self.Name {
+			_, _ = m.operations.Wait(ctx, rec.ID) // its end says all; the rule of exclusion says the rest
+		}
+	}
+}
+
 // primaryGone: the recorded primary is dead, or was not seen to lead lately.
 func (m *Manager) primaryGone() bool {
 	if _, problem := Leader(m.View()); problem != nil {
@@ -142,6 +159,7 @@ func (m *Manager) startFailover(ctx context.Context, kind string, r FailoverRequ
 	if err != nil {
 		return operation.Record{}, fmt.Errorf("encode request: %w", err)
 	}
+	m.awaitUpkeep(ctx)
 	spec := operation.Spec{Kind: kind, Mode: orAuto(r.Mode), Reason: r.Reason, Caller: by, Params: params}
 	return m.operations.Start(ctx, spec, m.failoverWork(kind, r))
 }

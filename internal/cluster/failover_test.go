@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -114,6 +115,47 @@ func TestPlannedFailoverAndBack(t *testing.T) {
 	})
 }
 
+// A caller cannot know that controld mends something just now: it waits for
+// that, and is refused only where that takes long, or where a person asked for it.
+func TestUpkeepIsAwaited(t *testing.T) {
+	controld := operation.Caller{Name: "controld"}
+	for _, tt := range []struct {
+		name  string
+		by    operation.Caller
+		takes time.Duration
+		busy  bool
+	}{
+		{"a moment", controld, 3 * time.Second, false},
+		{"long", controld, 8 * time.Second, true},
+		{"a moment, asked for by a person", test, 3 * time.Second, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inLab(t, nil, func(l *lab) {
+				l.quiet()
+				l.w.Do(second, (*clustertest.Host).Crash)
+				d := l.counted(func(_ context.Context, call string, do func() error) error {
+					if strings.HasPrefix(call, "Session.CreateSlot") {
+						time.Sleep(tt.takes)
+					}
+					return do()
+				})
+				mends, err := d.m.Rejoin(context.Background(), second, cluster.MethodAuto, "", tt.by)
+				if err != nil {
+					l.t.Fatal(err)
+				}
+				rec, err := d.m.Failover(context.Background(), cluster.FailoverRequest{Mode: cluster.ModePlanned}, test)
+				if busy := new(*operation.Busy); errors.As(err, busy) != tt.busy || tt.busy && (*busy).Running.ID != mends.ID {
+					l.t.Fatalf("POST /failover beside a rejoin: %v", err)
+				}
+				l.want(l.await(mends, nil), operation.Succeeded)
+				if !tt.busy {
+					l.want(l.await(rec, nil), operation.Succeeded)
+				}
+			})
+		})
+	}
+}
+
 func TestEmergency(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -177,6 +219,43 @@ func TestALossOverTheBoundIsRefused(t *testing.T) {
 		l.want(failover(l, cluster.FailoverRequest{MaxLossBytes: &bound}), operation.Succeeded)
 		if truth := l.w.LostBytes(); bound < truth {
 			l.t.Errorf("told at most %d lost bytes, they are %d", bound, truth)
+		}
+	})
+}
+
+// The volume can be read when the request is judged, and no more once the
+// primary is dead: that is no refusal, which would say that nothing was touched.
+func TestALossThatShowsAfterTheKillIsNoRefusal(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.quiet()
+		l.w.Do(first, (*clustertest.Host).Freeze)
+		l.counted(func(_ context.Context, call string, do func() error) error {
+			if strings.HasPrefix(call, "Engine.Kill") {
+				l.w.Do(first, func(h *clustertest.Host) { h.Unreadable(true) })
+			}
+			return do()
+		})
+		rec := failover(l, cluster.FailoverRequest{MaxLossBytes: new(int64)})
+		l.want(rec, operation.Undone)
+		if rec.Problem.Type != "/problems/undone" || !strings.Contains(rec.Problem.Detail, "max_loss_bytes") {
+			l.t.Errorf("%+v", rec.Problem)
+		}
+		l.want(failover(l, cluster.FailoverRequest{MaxLossBytes: new(int64(cluster.AcceptAnyLoss))}), operation.Succeeded)
+		l.leads(second)
+	})
+}
+
+// Where a person has to choose who leads, the health says that before all else.
+func TestWhatKeepsTheClusterFromStartingIsSaidFirst(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.quiet()
+		l.w.Do(second, (*clustertest.Host).Crash)
+		l.w.Do(first, func(h *clustertest.Host) { h.Crash(); h.Wipe() })
+		l.restart(nil)
+		l.look()
+		time.Sleep(10 * time.Second)
+		if h := l.now.m.Health(); h.Status != cluster.HealthDown || h.Reason != "no-start" || !strings.Contains(h.Detail, "choose who leads") {
+			l.t.Errorf("health: %+v", h)
 		}
 	})
 }

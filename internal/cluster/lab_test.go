@@ -123,10 +123,11 @@ func (l *lab) look() {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
 	d.running.Go(func() {
-		d.m.Observe(ctx)
 		if err := d.ops.Resume(ctx, d.m.Build); err != nil && ctx.Err() == nil {
 			l.t.Errorf("resume: %v", err)
 		}
+	})
+	d.running.Go(func() {
 		watcher := monitor.New(monitor.Config{Interval: l.set.Interval, Replication: l.set.Replication, SyncTimeout: l.set.SyncTimeout}, d.m, d.ops, l.log)
 		if err := watcher.Run(ctx); err != nil {
 			l.t.Errorf("monitor: %v", err)

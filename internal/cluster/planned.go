@@ -94,7 +94,7 @@ func (f *failover) quietArchiving(ctx context.Context, s *failoverState) error {
 	if err := f.m.applySettings(ctx, &f.sessions, from, before); err != nil {
 		return err
 	}
-	after := f.m.standbySettings(to, from)
+	after := f.m.standbySettings(ctx, to, from)
 	after.ArchiveCommand, after.Switching = "", true
 	if err := f.m.applySettings(ctx, &f.sessions, to, after); err != nil {
 		return err
@@ -112,7 +112,7 @@ func (f *failover) restoreArchiving(ctx context.Context, s *failoverState) error
 	// and supervision has a server that goes on read it.
 	bounded, cancel := context.WithTimeout(ctx, 2*loginTimeout)
 	defer cancel()
-	if err := f.m.applySettings(bounded, &f.sessions, to, f.m.standbySettings(to, from)); err != nil {
+	if err := f.m.applySettings(bounded, &f.sessions, to, f.m.standbySettings(ctx, to, from)); err != nil {
 		f.m.log.Warn("settings of the candidate not reloaded", "node", to.Name, "err", err)
 	}
 	return err
@@ -519,7 +519,7 @@ func (f *failover) demoteCandidate(ctx context.Context, s *failoverState) error 
 	if locked, err := f.m.out.Volumes.Locked(to); err != nil || locked {
 		return err // it was not fenced, so promote was never sent
 	}
-	if err := f.m.out.Volumes.WriteSettings(to, f.m.standbySettings(to, from)); err != nil {
+	if err := f.m.out.Volumes.WriteSettings(to, f.m.standbySettings(ctx, to, from)); err != nil {
 		return err
 	}
 	o := node.Order{Role: node.RoleStandby, Action: node.ActionDiscard, DiscardTimeline: s.Timeline + 1}
@@ -629,7 +629,7 @@ func (f *failover) awaitClients(ctx context.Context) {
 func (f *failover) startOldAsStandby(ctx context.Context, s *failoverState) error {
 	from, to := f.nodes(s)
 	f.sessions.drop(from)
-	if err := f.m.out.Volumes.WriteSettings(from, f.m.standbySettings(from, to)); err != nil {
+	if err := f.m.out.Volumes.WriteSettings(from, f.m.standbySettings(ctx, from, to)); err != nil {
 		return err
 	}
 	if _, err := f.m.order(from, node.Order{Role: node.RoleStandby}); err != nil {

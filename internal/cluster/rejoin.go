@@ -64,6 +64,9 @@ func (m *Manager) startNodeWork(ctx context.Context, kind string, r nodeRequest,
 	if err != nil {
 		return operation.Record{}, err
 	}
+	if by.Name != self.Name {
+		m.awaitUpkeep(ctx)
+	}
 	spec := operation.Spec{Kind: kind, Mode: r.Method, Reason: reason, Caller: by, Params: params, Follows: m.followed(kind, r.Node)}
 	return m.operations.Start(ctx, spec, work)
 }
@@ -150,7 +153,7 @@ func (r *rejoin) leader(s *rejoinState) Node {
 
 // reserveSlot keeps on the primary what the node will need.
 func (r *rejoin) reserveSlot(ctx context.Context, s *rejoinState) error {
-	if err := r.m.out.Volumes.WriteSettings(r.node, r.m.standbySettings(r.node, r.leader(s))); err != nil {
+	if err := r.m.out.Volumes.WriteSettings(r.node, r.m.standbySettings(ctx, r.node, r.leader(s))); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, settingDeadline)
@@ -181,7 +184,7 @@ func (r *rejoin) follow(ctx context.Context, s *rejoinState) error {
 func (r *rejoin) applySettings(ctx context.Context, s *rejoinState, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return r.m.applySettings(ctx, &r.sessions, r.node, r.m.standbySettings(r.node, r.leader(s)))
+	return r.m.applySettings(ctx, &r.sessions, r.node, r.m.standbySettings(ctx, r.node, r.leader(s)))
 }
 
 // mayOverwrite refuses the rungs that overwrite data to a node that could
@@ -227,7 +230,7 @@ func (r *rejoin) rewind(ctx context.Context, s *rejoinState) error {
 	}
 	// pg_rewind reads the node's WAL back to the fork; what the node has
 	// removed of it the primary's pg_wal may still hold.
-	settings := r.m.standbySettings(r.node, leader)
+	settings := r.m.standbySettings(ctx, r.node, leader)
 	settings.RestoreCommand = node.RestoreCommand(leader.DataDir())
 	if err := r.m.out.Volumes.WriteSettings(r.node, settings); err != nil {
 		return err
@@ -240,9 +243,9 @@ func (r *rejoin) rewind(ctx context.Context, s *rejoinState) error {
 		return err
 	}
 	if s.Rung == "" { // its server does not run; the file is right for its next start
-		return r.m.out.Volumes.WriteSettings(r.node, r.m.standbySettings(r.node, leader))
+		return r.m.out.Volumes.WriteSettings(r.node, r.m.standbySettings(ctx, r.node, leader))
 	}
-	return r.m.applySettings(ctx, &r.sessions, r.node, r.m.standbySettings(r.node, leader))
+	return r.m.applySettings(ctx, &r.sessions, r.node, r.m.standbySettings(ctx, r.node, leader))
 }
 
 // baseBackup copies the primary. It holds where the others do not, and is the last.

@@ -24,17 +24,29 @@ func (m *Manager) primarySettings(n Node, synced bool) RoleSettings {
 // restore_command stays empty: a promotion would call it five times. In mode
 // strict it holds the names of its standbys before it leads, in mode sync none.
 //
-// It finds upstream by the address last seen. A walreceiver that looks up the
-// name of a container that has ended waits for the name servers of the machine,
-// for 20 s where they do not answer, and a promotion waits for the walreceiver.
+// It finds upstream by its address. A walreceiver that looks up the name of a
+// container that has ended waits for the name servers of the machine, for 20 s
+// where they do not answer, and a promotion waits for the walreceiver.
 // Supervision notices when the address is another one.
-func (m *Manager) standbySettings(n, upstream Node) RoleSettings {
+func (m *Manager) standbySettings(ctx context.Context, n, upstream Node) RoleSettings {
 	s := m.primarySettings(n, false)
-	s.Upstream, s.Slot = &upstream, n.Slot()
-	if state, seen := m.View().Node(upstream.Name); seen {
-		s.UpstreamAddress = state.Container.Address
-	}
+	s.Upstream, s.Slot, s.UpstreamAddress = &upstream, n.Slot(), m.address(ctx, upstream)
 	return s
+}
+
+// address is where n was last seen, or where the engine says it is to a controld
+// that resumes an operation before it has looked. Empty: nobody knows.
+func (m *Manager) address(ctx context.Context, n Node) string {
+	if state, seen := m.View().Node(n.Name); seen && state.Container.Address != "" {
+		return state.Container.Address
+	}
+	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
+	defer cancel()
+	c, err := m.out.Engine.Inspect(ctx, n.Container)
+	if err != nil {
+		m.log.Warn("address not known", "node", n.Name, "err", err)
+	}
+	return c.Address
 }
 
 // applySettings makes s durable and lets the running server take it up.

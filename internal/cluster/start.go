@@ -79,7 +79,7 @@ func (m *Manager) startStandbyWork(n Node) operation.Runnable {
 		if err != nil {
 			return err
 		}
-		if err := m.out.Volumes.WriteSettings(n, m.standbySettings(n, upstream)); err != nil {
+		if err := m.out.Volumes.WriteSettings(n, m.standbySettings(ctx, n, upstream)); err != nil {
 			return err
 		}
 		if _, err := m.order(n, node.Order{Role: node.RoleStandby}); err != nil {
