@@ -306,7 +306,7 @@ func (f *failover) withoutSalvage(ctx context.Context, s *failoverState, why err
 		s.Loss = f.m.rate.bound(s.From, pos.Received, time.Now())
 	}
 	if c := f.judgeLoss(s, unreadable(s)); !c.OK {
-		return &operation.Problem{Type: c.Problem, Detail: c.Detail + " (" + why.Error() + ")", Numbers: c.Numbers}
+		return fmt.Errorf("%s (%w)", c.Detail, why) // no refusal: the order is withdrawn and the node killed, so something was touched
 	}
 	return nil
 }

@@ -65,6 +65,7 @@ type ComponentHealth struct {
 // Names of the components that are not nodes.
 const (
 	ComponentPrimary     = "primary"
+	ComponentStart       = "start" // only where a person has to choose who leads
 	ComponentReplication = "replication"
 	ComponentPooler      = "pooler"
 	ComponentArchiving   = "archiving"
@@ -98,9 +99,13 @@ func AssessHealth(view View, expected Expectation, open []operation.Record, now 
 	return h.judged()
 }
 
-// With returns the health with further components.
-func (h Health) With(more ...ComponentHealth) Health {
-	h.Components = slices.Concat(h.Components, more)
+// first returns the health with c as the component of the most weight: what it
+// says to do is what the whole says. What is stale keeps its word.
+func (h Health) first(c ComponentHealth) Health {
+	if h.Reason == "stale" {
+		return h
+	}
+	h.Components = slices.Insert(slices.Clone(h.Components), 0, c)
 	return h.judged()
 }
 

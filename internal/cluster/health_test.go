@@ -203,7 +203,9 @@ func TestAssessDisk(t *testing.T) {
 			t.Errorf("%d of %d free: %s, want %s", tt.free, tt.total, c.Status, tt.want)
 		}
 	}
-	h := AssessHealth(healthyView(), Expectation{Primary: "pg1"}, nil, healthNow, healthInterval).With(AssessDisk("pg1", 0, gb))
+	v := healthyView()
+	v.Nodes[0].FreeBytes, v.Nodes[0].TotalBytes = 0, gb
+	h := AssessHealth(v, Expectation{Primary: "pg1"}, nil, healthNow, healthInterval)
 	if h.Status != HealthDegraded || h.Reason != "disk-low" {
 		t.Errorf("%+v", h)
 	}

@@ -122,7 +122,7 @@ func (m *Manager) View() View { return *m.view.Load() }
 func (m *Manager) Health() Health {
 	h := AssessHealth(m.View(), m.Describe(), m.operations.Open(), time.Now(), m.set.Interval)
 	if why := m.stuck.Load(); why != nil && *why != "" && h.Status == HealthDown {
-		h = h.With(bad("start", HealthDown, "no-start", *why, "Follow what the detail says; nothing is started until then."))
+		h = h.first(bad(ComponentStart, HealthDown, "no-start", *why, "Follow what the detail says; nothing is started until then."))
 	}
 	return h
 }

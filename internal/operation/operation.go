@@ -76,8 +76,9 @@ type Record struct {
 	FollowedBy string `json:"followed_by,omitempty"`
 }
 
-// Open reports whether work on the operation goes on.
-func (r Record) Open() bool { return r.State == Running || r.State == Incomplete }
+// Open reports whether work on the operation goes on. One that was given up past
+// its point of no return stays incomplete, and has ended.
+func (r Record) Open() bool { return r.EndedAt.IsZero() }
 
 // A Problem is why an operation was refused or failed: a stable type, what to
 // do next, and the numbers that led to it.

@@ -310,6 +310,9 @@ func TestCancel(t *testing.T) {
 				if err != nil || rec.State != tt.state || s.trace() != tt.trace {
 					t.Errorf("%s after %q (%v), want %s after %q", rec.State, s.trace(), err, tt.state, tt.trace)
 				}
+				if rec.Open() {
+					t.Error("it has ended, and is said to be open")
+				}
 				if _, err := b.m.Cancel(context.Background(), rec.ID, Caller{}); !errors.Is(err, ErrEnded) {
 					t.Errorf("cancelled again: %v", err)
 				}
