@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,7 +59,6 @@ var problems = []struct {
 	{errWasCancelled, http.StatusConflict, "/problems/cancelled", "The operation was cancelled"},
 	{errUndone, http.StatusInternalServerError, "/problems/undone", "The operation failed and was undone"},
 	{errIncomplete, http.StatusInternalServerError, "/problems/incomplete", "The operation failed past its point of no return and is being retried"},
-	{context.DeadlineExceeded, http.StatusGatewayTimeout, "/problems/timeout", "controld could not begin in time"},
 	{errInternal, http.StatusInternalServerError, "/problems/internal", "Internal error"},
 }
 

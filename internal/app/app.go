@@ -113,7 +113,8 @@ func (a *app) run(ctx context.Context) error {
 		return err
 	}
 	a.onStop("pooler", func() error { pooler.Close(); return nil })
-	if err := a.ensureConfig(set.Nodes, volumes, pooler); err != nil {
+	changed, err := a.ensureConfig(set.Nodes, volumes, pooler)
+	if err != nil {
 		return err
 	}
 	// A frozen Redis must not hold up the observation: without
@@ -139,17 +140,28 @@ func (a *app) run(ctx context.Context) error {
 	watcher := monitor.New(monitor.Config{
 		Interval: set.Interval, Replication: set.Replication, SyncTimeout: set.SyncTimeout, Events: wake,
 	}, manager, operations, a.log)
+	reloaded := make(chan struct{})
+	go func() { // beside the rest: a frozen server would hold up the start
+		defer close(reloaded)
+		manager.ReloadServers(ctx, changed)
+	}()
+	a.onStop("reload of the servers", func() error { <-reloaded; return nil })
 	return a.serve(ctx, manager, operations, watcher, secrets)
 }
 
-// ensureConfig writes what the servers and the pooler read before their first start.
-func (a *app) ensureConfig(nodes []cluster.Node, volumes *volume.Volumes, pooler *pgbouncer.Pooler) error {
+// ensureConfig writes what the servers and the pooler read before their first
+// start, and returns the nodes for which that is another file than before.
+func (a *app) ensureConfig(nodes []cluster.Node, volumes *volume.Volumes, pooler *pgbouncer.Pooler) (changed []cluster.Node, err error) {
 	for _, n := range nodes {
-		if _, err := volumes.EnsureConfig(n); err != nil {
-			return err
+		written, err := volumes.EnsureConfig(n)
+		if err != nil {
+			return nil, err
+		}
+		if written {
+			changed = append(changed, n)
 		}
 	}
-	return pooler.EnsureConfig()
+	return changed, pooler.EnsureConfig()
 }
 
 // serve answers the API at once, resumes what an earlier process left open, and

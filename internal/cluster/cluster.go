@@ -205,6 +205,7 @@ type PoolerState struct {
 	Err       string // why it does not answer
 	Databases []PoolerDatabase
 	Missing   []string // entries that are configured and that it does not have yet
+	Resized   []string // entries with another pool size than is configured, as a drain gives them
 }
 
 // Clients are the entries that clients use: not the console, not the probes' own.

@@ -205,7 +205,7 @@ func NextAction(v View, id Identity, want func(View) Targets) Action {
 		return Action{}
 	}
 	if p := v.Pooler; p.Err == "" && p.Container.Running && !aligned(p, want(v)) {
-		return Action{KindAlign, "", "the pooler's entries do not lead where the nodes are"}
+		return Action{KindAlign, "", "the pooler's entries do not lead where the nodes are, or with other pools than configured"}
 	}
 	if moving(leader) {
 		return Action{KindAlign, "", leader.Node.Name + " runs with the settings of a move that was undone"}
@@ -282,14 +282,15 @@ func follows(s, leader NodeState) bool {
 	})
 }
 
-// aligned reports whether the pooler's entries lead where t says.
+// aligned reports whether the pooler's entries lead where t says, with the pools
+// that are configured.
 func aligned(p PoolerState, t Targets) bool {
 	for d := range p.Clients() {
 		if d.Host != t.of(d.Name) {
 			return false
 		}
 	}
-	return len(p.Missing) == 0
+	return len(p.Missing) == 0 && len(p.Resized) == 0
 }
 
 // Names of the pooler's entries beside the client databases.

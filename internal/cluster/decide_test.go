@@ -242,6 +242,10 @@ func TestNextAction(t *testing.T) {
 		v.Pooler = PoolerState{Container: Container{Running: true}, Databases: []PoolerDatabase{{Name: "x", Host: primary}, {Name: "x_ro", Host: standby}, {Name: ProbeEntry, Host: "?"}}}
 		return v
 	}
+	drained := func(v View) View {
+		v.Pooler.Resized = []string{"x"}
+		return v
+	}
 	kept := func(name string, active bool) change {
 		return func(s *NodeState) { s.Server.Slots = []Slot{{Name: name, Active: active}} }
 	}
@@ -258,6 +262,7 @@ func TestNextAction(t *testing.T) {
 		{"another one than recorded", good, Identity{Primary: "b"}, ""},
 		{"clients are led elsewhere", pooled(good, "10.0.0.b", "10.0.0.b"), id, KindAlign},
 		{"readers are led elsewhere", pooled(good, "10.0.0.a", "10.0.0.a"), id, KindAlign},
+		{"the pools are still drained", drained(pooled(good, "10.0.0.a", "10.0.0.b")), id, KindAlign},
 		{"a node is down", pooled(view(state(a, leading(1)), state(b)), "10.0.0.a", "10.0.0.a"), id, KindRejoin},
 		{"a node does not stream", pooled(view(state(a, leading(1)), state(b, standing(1, 1))), "10.0.0.a", "10.0.0.a"), id, KindRejoin},
 		{"a node is frozen", pooled(view(state(a, leading(1)), state(b, func(s *NodeState) { s.Container.Paused = true })), "10.0.0.a", "10.0.0.a"), id, ""},

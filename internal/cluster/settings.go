@@ -62,6 +62,23 @@ func (m *Manager) applySettings(ctx context.Context, sessions *sessionCache, n N
 	return sessions.with(ctx, n, func(session Session) error { return session.Reload(ctx, want) })
 }
 
+// ReloadServers lets the servers of these nodes read the files that controld has
+// written anew. One that does not run, as at the first start, reads them when it does.
+func (m *Manager) ReloadServers(ctx context.Context, nodes []Node) {
+	ctx, cancel := context.WithTimeout(ctx, settingDeadline)
+	defer cancel()
+	sessions := sessionCache{servers: m.out.Servers}
+	defer sessions.closeAll()
+	for _, n := range nodes {
+		if locked, err := m.out.Volumes.Locked(n); err == nil && !locked {
+			continue
+		}
+		if err := sessions.with(ctx, n, func(session Session) error { return session.Reload(ctx, nil) }); err != nil {
+			m.log.Warn("new settings are read at the server's next start", "node", n.Name, "err", err)
+		}
+	}
+}
+
 // ensureRunning starts the node's container where it does not run, thaws
 // nothing, and connects it to the cluster's network where it was cut off.
 func (m *Manager) ensureRunning(ctx context.Context, n Node) error {

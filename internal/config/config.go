@@ -71,8 +71,8 @@ type Failover struct {
 	// MinFreeBytes is how much room a candidate's volume needs for a planned
 	// failover; the primary's needs an eighth of it.
 	MinFreeBytes int64 `koanf:"min_free_bytes"`
-	// StrictPauseLimit bounds one pause with replication.mode strict, which
-	// includes the rejoin of the old primary.
+	// StrictPauseLimit is for how long a pause is kept up with replication.mode
+	// strict, instead of 30 s.
 	StrictPauseLimit time.Duration `koanf:"strict_pause_limit"`
 }
 
@@ -110,7 +110,7 @@ type Log struct {
 func Default(prefix string) Config {
 	return Config{
 		Prefix:           prefix,
-		Listen:           "0.0.0.0:8088",
+		Listen:           "127.0.0.1:8088",
 		StateDir:         "/var/lib/controld",
 		SecretsDir:       "/secrets",
 		Network:          prefix + "controld",

@@ -120,8 +120,12 @@ func (p *Pooler) Observe(ctx context.Context) (cluster.PoolerState, error) {
 		state.Databases = append(state.Databases, cluster.PoolerDatabase{Name: e.name, Host: e.host, Paused: e.paused})
 	}
 	for _, want := range p.entries(cluster.Targets{}, p.cfg.PoolSize) {
-		if !slices.ContainsFunc(entries, func(e entry) bool { return e.name == want.Name }) {
+		i := slices.IndexFunc(entries, func(e entry) bool { return e.name == want.Name })
+		switch {
+		case i < 0:
 			state.Missing = append(state.Missing, want.Name)
+		case entries[i].poolSize != want.PoolSize:
+			state.Resized = append(state.Resized, want.Name)
 		}
 	}
 	return state, nil

@@ -155,6 +155,9 @@ func (s *session) Reload(ctx context.Context, want map[string]string) error {
 	if err != nil {
 		return s.failed("reload", err)
 	}
+	if len(names) == 0 {
+		return nil
+	}
 	for {
 		loaded, have, err := s.loaded(ctx, names)
 		if err != nil && ctx.Err() != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -250,10 +251,16 @@ func poolerDrain(t *testing.T, env PoolerEnv) {
 	if err := env.Pooler.Probe(t.Context(), env.Database); err != nil {
 		t.Errorf("while drained: %v", err)
 	}
+	if state, err := env.Pooler.Observe(t.Context()); err != nil || !slices.Contains(state.Resized, env.Database) {
+		t.Errorf("while drained: resized %v (%v), want %s there", state.Resized, err, env.Database)
+	}
 	for range 2 {
 		if err := env.Pooler.Drain(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if state, err := env.Pooler.Observe(t.Context()); err != nil || len(state.Resized) != 0 {
+		t.Errorf("after the drain: resized %v (%v)", state.Resized, err)
 	}
 	var again []func() error
 	for range 4 { // four at once need more than two connections

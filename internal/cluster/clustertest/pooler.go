@@ -92,6 +92,9 @@ func (b *bouncer) observe(ctx context.Context) (p cluster.PoolerState, err error
 	err = b.with(ctx, func() error {
 		for _, e := range b.entries {
 			p.Databases = append(p.Databases, cluster.PoolerDatabase{Name: e.name, Host: e.host, Paused: e.paused})
+			if e.name != cluster.ProbeEntry && e.size != poolSize {
+				p.Resized = append(p.Resized, e.name)
+			}
 		}
 		slices.SortFunc(p.Databases, func(x, y cluster.PoolerDatabase) int { return strings.Compare(x.Name, y.Name) })
 		return nil
