@@ -17,6 +17,9 @@ run_tests() {
 	local status=0
 	mapfile -t packages < <(go list ./... | grep -v "/$e2e\$")
 	go test -json -race -timeout 10m "${packages[@]}" || status=$?
+	# The race detector is slow: beside it only each sixth call of an operation
+	# is cut. Here is every one.
+	go test -json -timeout 10m ./internal/cluster || status=$?
 	if [ -d "$e2e" ]; then
 		go test -json -race -count=1 -timeout 40m -parallel 2 "./$e2e" || status=$?
 	fi

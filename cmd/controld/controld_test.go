@@ -5,11 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +24,7 @@ import (
 	"controld/internal/api"
 	"controld/internal/api/apitest"
 	"controld/internal/api/gen"
+	"controld/internal/config"
 	"controld/internal/operation"
 )
 
@@ -72,16 +77,16 @@ type outcome struct {
 
 func (d *daemon) run(args ...string) outcome {
 	d.t.Helper()
-	return d.runAs(false, args...)
+	return d.runWith(d.t.Context(), args...)
 }
 
-func (d *daemon) runAs(terminal bool, args ...string) outcome {
+func (d *daemon) runWith(ctx context.Context, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
 	e := env{
 		stdout: &stdout, stderr: &stderr, getenv: func(name string) string { return d.env[name] },
-		terminal: terminal, now: func() time.Time { return d.at.Add(400 * time.Millisecond) },
+		now: func() time.Time { return d.at.Add(400 * time.Millisecond) },
 	}
-	code := run(d.t.Context(), args, e)
+	code := run(ctx, args, e)
 	if t, ok := http.DefaultTransport.(*http.Transport); ok {
 		t.CloseIdleConnections()
 	}
@@ -110,12 +115,12 @@ func TestOutput(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(*apitest.Fake)
-		before [][]string // commands that are run first
+		before func(*daemon) // what is done first
 		args   []string
 		code   int
 	}{
 		{name: "status", args: []string{"status"}},
-		{name: "status-after-failover", before: [][]string{{"failover"}}, args: []string{"status"}},
+		{name: "status-after-failover", before: commands("failover"), args: []string{"status"}},
 		{name: "status-no-primary", change: func(f *apitest.Fake) { f.SetPrimary("") }, args: []string{"status"}, code: exitError},
 		{name: "status-nothing-observed", change: func(f *apitest.Fake) { f.Observed(time.Time{}) }, args: []string{"status"}, code: exitError},
 		{name: "failover", args: []string{"failover", "--reason", "kernel update"}},
@@ -131,21 +136,23 @@ func TestOutput(t *testing.T) {
 		{name: "failback-already", args: []string{"failback"}},
 		{name: "start", args: []string{"start", "postgres_slave"}},
 		{name: "rejoin", args: []string{"rejoin", "postgres_slave", "--method", "rewind"}},
-		{name: "operations-list", before: [][]string{{"failover", "--reason", "a b"}, {"failback"}}, args: []string{"operations", "list"}},
-		{name: "operations-list-page", before: [][]string{{"failover"}, {"failback"}}, args: []string{"operations", "list", "--limit", "1"}},
-		{name: "operations", before: [][]string{{"failover"}, {"failback"}}, args: []string{"operations", "--kind", "failback"}},
+		{name: "operations-list", before: commands("failover --reason why", "failback"), args: []string{"operations", "list"}},
+		{name: "operations-list-page", before: commands("failover", "failback"), args: []string{"operations", "list", "--limit", "1"}},
+		{name: "operations", before: commands("failover", "failback"), args: []string{"operations", "--kind", "failback"}},
 		{name: "operations-list-empty", args: []string{"operations", "list"}},
-		{name: "operations-show", before: [][]string{{"failover"}}, args: []string{"operations", "show", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
-		{name: "operations-follow", before: [][]string{{"failover"}}, args: []string{"operations", "follow", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
-		{name: "operations-cancel-ended", before: [][]string{{"failover"}}, args: []string{"operations", "cancel", "01954d0e-7b1a-7c3e-9f00-000000000001"}, code: exitRefused},
+		{name: "operations-show", before: commands("failover"), args: []string{"operations", "show", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
+		{name: "operations-follow", before: commands("failover"), args: []string{"operations", "follow", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
+		{name: "operations-cancel-ended", before: commands("failover"), args: []string{"operations", "cancel", "01954d0e-7b1a-7c3e-9f00-000000000001"}, code: exitRefused},
+		{name: "operations-show-incomplete", before: incomplete, args: []string{"operations", "show", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
+		{name: "operations-cancel-incomplete", before: incomplete, args: []string{"operations", "cancel", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
+		{name: "operations-list-given-up", before: givenUp, args: []string{"operations"}},
+		{name: "operations-follow-given-up", before: givenUp, args: []string{"operations", "follow", "01954d0e-7b1a-7c3e-9f00-000000000001"}, code: exitIncomplete},
 		{name: "operations-show-unknown", args: []string{"operations", "show", "nine"}, code: exitUsage},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := startDaemon(t)
-			for _, args := range tt.before {
-				if out := d.run(args...); out.code != 0 {
-					t.Fatalf("%v: %+v", args, out)
-				}
+			if tt.before != nil {
+				tt.before(d)
 			}
 			if tt.change != nil {
 				tt.change(d.fake)
@@ -157,6 +164,31 @@ func TestOutput(t *testing.T) {
 			golden(t, tt.name, "--- stdout\n"+out.stdout+"--- stderr\n"+out.stderr)
 		})
 	}
+}
+
+// commands are run before the one that is looked at.
+func commands(lines ...string) func(*daemon) {
+	return func(d *daemon) {
+		for _, line := range lines {
+			if out := d.run(strings.Fields(line)...); out.code != 0 {
+				d.t.Fatalf("%s: %+v", line, out)
+			}
+		}
+	}
+}
+
+// incomplete leaves a failover that is retried past its point of no return.
+func incomplete(d *daemon) {
+	d.fake.End = operation.Incomplete
+	if out := d.run("failover"); out.code != exitIncomplete {
+		d.t.Fatalf("%+v", out)
+	}
+}
+
+// givenUp leaves one that was cancelled there.
+func givenUp(d *daemon) {
+	incomplete(d)
+	commands("operations cancel 01954d0e-7b1a-7c3e-9f00-000000000001")(d)
 }
 
 // What is refused before a mode is chosen has none.
@@ -271,10 +303,57 @@ func TestNoWait(t *testing.T) {
 	if busy := d.run("failback"); busy.code != exitRefused || !strings.Contains(busy.stderr, "operation-running") {
 		t.Errorf("%+v", busy)
 	}
-	if late := d.run("failover", "--idempotency-key", "k", "--timeout", "100ms"); late.code != exitUnreachable || !strings.Contains(late.stderr, "goes on without you") {
+	if late := d.run("failover", "--idempotency-key", "k", "--timeout", "100ms"); late.code != exitUnreachable || !strings.Contains(late.stderr, "not finished within 100ms (--timeout); the operation goes on") {
 		t.Errorf("%+v", late)
 	}
 	close(d.fake.Gate)
+}
+
+// A wait that ends early says so in words, and what becomes of the operation.
+func TestWaitEndsEarly(t *testing.T) {
+	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // only then the server notices that the client left
+		<-r.Context().Done()
+	}))
+	t.Cleanup(hanging.Close)
+	for _, tt := range []struct {
+		name      string
+		url       string // empty: a daemon whose operations do not end
+		args      string
+		interrupt bool
+		code      int
+		wants     []string
+	}{
+		{"timeout", "", "failover --timeout 100ms", false, exitUnreachable, []string{"not finished within 100ms (--timeout)", "operations follow 01954d0e", "operations cancel 01954d0e"}},
+		{"timeout before an answer", hanging.URL, "failover --timeout 100ms", false, exitUnreachable, []string{"not finished within 100ms (--timeout)", "controld operations"}},
+		{"timeout of a dry run", hanging.URL, "failback --dry-run --timeout 100ms", false, exitUnreachable, []string{"not finished within 100ms (--timeout)", "nothing was changed"}},
+		{"interrupt", "", "failover", true, exitError, []string{"interrupted; the operation goes on in the daemon", "operations follow 01954d0e"}},
+		{"interrupt before an answer", hanging.URL, "failover", true, exitError, []string{"interrupted; if the daemon has begun"}},
+		{"interrupt of a reading command", hanging.URL, "operations list", true, exitError, []string{"controld: interrupted\n"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := startDaemon(t)
+			d.fake.Gate = make(chan struct{})
+			defer close(d.fake.Gate)
+			if tt.url != "" {
+				d.env["CONTROLD_URL"] = tt.url
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if tt.interrupt {
+				time.AfterFunc(200*time.Millisecond, cancel)
+			}
+			out := d.runWith(ctx, strings.Fields(tt.args)...)
+			if out.code != tt.code || strings.Contains(out.stderr, "context") {
+				t.Errorf("%+v, want code %d", out, tt.code)
+			}
+			for _, want := range tt.wants {
+				if !strings.Contains(out.stderr, want) {
+					t.Errorf("%q does not say %q", out.stderr, want)
+				}
+			}
+		})
+	}
 }
 
 func TestTerminalShowsTheStepThatRuns(t *testing.T) {
@@ -334,6 +413,89 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 		}
 	}
 	walk(c.root())
+}
+
+// Whoever writes a script finds the exit codes where the command is explained.
+func TestExitCodesAreExplained(t *testing.T) {
+	d := startDaemon(t)
+	for _, line := range []string{
+		"", "status", "failover", "failback", "start", "rejoin", "check",
+		"operations", "operations list", "operations show", "operations follow", "operations cancel",
+	} {
+		if out := d.run(append(strings.Fields(line), "--help")...); !strings.Contains(out.stdout, exitCodeHelp) {
+			t.Errorf("controld %s --help does not list the exit codes", line)
+		}
+	}
+	doc := document(t, "operating.md")
+	for code, line := range strings.Split(exitCodeTable(), "\n") {
+		if !strings.Contains(doc, fmt.Sprintf("| %d |", code)) {
+			t.Errorf("docs/operating.md does not list exit code %d: %s", code, line)
+		}
+	}
+}
+
+// exitCodeTable is a line per exit code.
+func exitCodeTable() string {
+	_, lines, _ := strings.Cut(exitCodeHelp, "\n")
+	return strings.ReplaceAll(lines, "\n     ", " ")
+}
+
+func document(t *testing.T, name string) string {
+	t.Helper()
+	doc, err := os.ReadFile(filepath.Join("../../docs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(doc)
+}
+
+// The file of settings in docs/operating.md has every key, with its default.
+func TestDocumentedSettings(t *testing.T) {
+	_, block, _ := strings.Cut(document(t, "operating.md"), "```yaml\n")
+	block, _, found := strings.Cut(block, "```")
+	if !found {
+		t.Fatal("docs/operating.md has no block of YAML")
+	}
+	file := filepath.Join(t.TempDir(), "controld.yaml")
+	if err := os.WriteFile(file, []byte(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := config.Load(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := config.Load("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("it says\n%+v, the defaults are\n%+v", got, want)
+	}
+	for _, key := range settingKeys(reflect.TypeFor[config.Config]()) {
+		if !regexp.MustCompile(`(?m)[ {]` + key + `:|^` + key + `:`).MatchString(block) {
+			t.Errorf("it does not name %s", key)
+		}
+	}
+}
+
+// settingKeys are the names of all settings, without their sections.
+func settingKeys(typ reflect.Type) (keys []string) {
+	for i := range typ.NumField() {
+		field := typ.Field(i)
+		key := field.Tag.Get("koanf")
+		if key == "" || key == "-" {
+			continue
+		}
+		keys = append(keys, key)
+		inner := field.Type
+		if inner.Kind() == reflect.Slice {
+			inner = inner.Elem()
+		}
+		if inner.Kind() == reflect.Struct {
+			keys = append(keys, settingKeys(inner)...)
+		}
+	}
+	return keys
 }
 
 func TestCompletion(t *testing.T) {

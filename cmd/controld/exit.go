@@ -12,7 +12,7 @@ import (
 // Exit codes. Scripts rely on them.
 const (
 	exitOK          = 0
-	exitError       = 1 // also: status when the cluster is down, check when a check fails
+	exitError       = 1 // also: interrupted, status when the cluster is down, check when a check fails
 	exitUsage       = 2
 	exitRefused     = 3
 	exitUndone      = 4
@@ -23,12 +23,15 @@ const (
 
 const exitCodeHelp = `Exit codes:
   0  it succeeded, or there was nothing to do
-  1  an error; status: the cluster is down; check: a check failed
+  1  an error, or interrupted; status: the cluster is down; check: a check failed
   2  the command or the request was wrong; nothing was done
-  3  refused by a check or by an operation that runs; nothing was touched
-  4  it failed and was undone, or was cancelled
-  5  it failed past the point of no return; the daemon goes on retrying
-  6  the daemon does not answer, or not in time
+  3  refused: by a check, because another operation runs, or because the one to
+     cancel has ended; nothing was touched
+  4  it failed and was undone, or was cancelled. The old primary serves after a
+     planned failover, and stays fenced after an emergency one
+  5  it failed past the point of no return: the daemon goes on retrying, or it
+     was given up on request (the state incomplete with an end)
+  6  the daemon does not answer, or the time of --timeout is over
   7  no token, or one whose role does not suffice`
 
 // A usageError is one of how the program was called.
@@ -77,7 +80,7 @@ func problemCode(p *client.Problem) int {
 		return exitRefused
 	case http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
 		return exitUsage
-	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusServiceUnavailable:
 		return exitUnreachable
 	}
 	return exitError

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"controld/internal/api/gen"
@@ -13,6 +15,8 @@ func (c *cli) failbackCommand() *cobra.Command {
 		Short: "Move the primary back to the preferred node",
 		Long: `Move the primary back to the preferred node, which rejoins and catches up first
 where it must. Where it leads already there is nothing to do, and that is a success.
+It is a planned failover: where nobody leads there is nothing to move back, and
+controld failover is the way.
 
 ` + exitCodeHelp,
 		Example: `  controld failback
@@ -29,17 +33,9 @@ where it must. Where it leads already there is nothing to do, and that is a succ
 		}
 		r := gen.FailbackRequest{Reason: optional(w.reason)}
 		if dryRun {
-			plan, err := api.PlanFailback(cmd.Context(), r)
-			if err != nil {
-				return err
-			}
-			return c.printPlan(plan)
+			return c.plan(cmd.Context(), *w, func(ctx context.Context) (gen.Plan, error) { return api.PlanFailback(ctx, r) })
 		}
-		op, err := api.Failback(cmd.Context(), r, w.key)
-		if err != nil {
-			return err
-		}
-		return c.finish(cmd.Context(), api, *w, op)
+		return c.carryOut(cmd.Context(), api, *w, func(ctx context.Context) (gen.Operation, error) { return api.Failback(ctx, r, w.key) })
 	}
 	return cmd
 }

@@ -1,28 +1,12 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"controld/internal/api/gen"
 )
-
-func (c *cli) workFlags(cmd *cobra.Command) *work {
-	w := &work{}
-	f := cmd.Flags()
-	f.StringVar(&w.reason, "reason", "", "why, for the audit")
-	f.StringVar(&w.key, "idempotency-key", "", "repeat the command with the same key to join the first one's operation")
-	f.BoolVar(&w.noWait, "no-wait", false, "start it and return at once")
-	f.DurationVar(&w.timeout, "timeout", 0, "stop waiting after this time; the operation goes on (default: wait)")
-	return w
-}
-
-func optional[T comparable](v T) *T {
-	var zero T
-	if v == zero {
-		return nil
-	}
-	return &v
-}
 
 func (c *cli) failoverCommand() *cobra.Command {
 	var target, mode, expected string
@@ -40,7 +24,9 @@ emergency  For a primary that is dead, hung or unreachable. It is fenced first;
            lacks is fetched from the dead node's volume where that can be read.
 auto       Decided once, from a fresh look at the primary.
 
-A failover that fails before the new primary leads is undone.
+A failover that fails before the new primary leads is undone. After a planned one
+the old primary serves again. After an emergency one the clients are released and
+the old primary stays fenced: ask again, or start it in place (controld start NODE).
 
 ` + exitCodeHelp,
 		Example: `  controld failover
@@ -57,7 +43,7 @@ A failover that fails before the new primary leads is undone.
 	f.StringVar(&expected, "expected-primary", "", "refuse when another node leads")
 	f.Int64Var(&maxLoss, "max-loss-bytes", 0, "what may be lost instead of the configured bound; -1 accepts an unknown loss")
 	f.BoolVar(&dryRun, "dry-run", false, "show the plan and every check, change nothing")
-	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"auto", "planned", "emergency"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+	completeWords(cmd, "mode", "auto", "planned", "emergency")
 	_ = cmd.RegisterFlagCompletionFunc("target", c.completeNodes)
 	_ = cmd.RegisterFlagCompletionFunc("expected-primary", c.completeNodes)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -72,17 +58,9 @@ A failover that fails before the new primary leads is undone.
 			r.MaxLossBytes = &maxLoss // 0 is a bound too
 		}
 		if dryRun {
-			plan, err := api.PlanFailover(cmd.Context(), r)
-			if err != nil {
-				return err
-			}
-			return c.printPlan(plan)
+			return c.plan(cmd.Context(), *w, func(ctx context.Context) (gen.Plan, error) { return api.PlanFailover(ctx, r) })
 		}
-		op, err := api.Failover(cmd.Context(), r, w.key)
-		if err != nil {
-			return err
-		}
-		return c.finish(cmd.Context(), api, *w, op)
+		return c.carryOut(cmd.Context(), api, *w, func(ctx context.Context) (gen.Operation, error) { return api.Failover(ctx, r, w.key) })
 	}
 	return cmd
 }

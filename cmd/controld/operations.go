@@ -17,7 +17,9 @@ func (c *cli) operationsCommand() *cobra.Command {
 		Aliases: []string{"ops"},
 		Short:   "See every operation, follow or cancel one",
 		Long: `Every operation that was ever asked for is kept, refused ones too: who, when, why,
-from where to where, the pause and what was lost. Without a subcommand they are listed.`,
+from where to where, the pause and what was lost. Without a subcommand they are listed.
+
+` + readExitHelp + exitCodeHelp,
 		Example: `  controld operations
   controld operations list --kind failover --limit 5
   controld operations show 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
@@ -31,12 +33,20 @@ from where to where, the pause and what was lost. Without a subcommand they are 
 	return cmd
 }
 
+// readExitHelp stands before the exit codes of commands that only read.
+const readExitHelp = `It ends with 0 when the operations could be read, however they ended.
+
+`
+
 func (c *cli) operationsList() *cobra.Command {
 	var kind, state, after string
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List operations, newest first",
+		Long: `List operations, newest first.
+
+` + readExitHelp + exitCodeHelp,
 		Example: `  controld operations list
   controld operations list --state refused --limit 5
   controld operations list --kind failover -o json`,
@@ -76,7 +86,7 @@ func writeOperations(w io.Writer, page gen.OperationList) {
 	for _, op := range page.Operations {
 		result := deref(op.Result)
 		rows = append(rows, []string{
-			op.ID, op.StartedAt.UTC().Format(time.RFC3339), op.Kind, text(op.Mode), string(op.State),
+			op.ID, op.StartedAt.UTC().Format(time.RFC3339), op.Kind, text(op.Mode), state(op),
 			word(result["from"]), word(result["to"]), pause(result), lost(result), op.RequestedBy, text(op.Reason),
 		})
 	}
@@ -113,8 +123,11 @@ func lost(result map[string]any) string {
 
 func (c *cli) operationsShow() *cobra.Command {
 	return &cobra.Command{
-		Use:     "show ID",
-		Short:   "Show one operation with its checks and steps",
+		Use:   "show ID",
+		Short: "Show one operation with its checks and steps",
+		Long: `Show one operation with its checks and steps.
+
+` + readExitHelp + exitCodeHelp,
 		Example: `  controld operations show 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -176,7 +189,7 @@ func (c *cli) operationsFollow() *cobra.Command {
 		Use:   "follow ID",
 		Short: "Show one operation's steps live until it has ended",
 		Long: `Show one operation's steps live until it has ended. One that is incomplete is
-followed while the daemon retries it.
+followed while the daemon retries it, until it has succeeded or is given up.
 
 ` + exitCodeHelp,
 		Example: `  controld operations follow 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f`,
@@ -187,14 +200,15 @@ followed while the daemon retries it.
 				return err
 			}
 			p := newProgress(c)
-			op, err := api.Follow(cmd.Context(), args[0], func(o gen.Operation) bool {
-				return o.State != "running" && o.State != "incomplete"
-			}, p.show)
+			op, err := api.Follow(cmd.Context(), args[0], ended, p.show)
 			p.end()
-			if err != nil {
-				return err
+			switch {
+			case err == nil:
+				return c.printResult(op)
+			case cmd.Context().Err() != nil:
+				return &unfinished{cause: cmd.Context().Err(), operation: args[0]}
 			}
-			return c.printResult(op)
+			return err
 		},
 	}
 }
@@ -204,7 +218,13 @@ func (c *cli) operationsCancel() *cobra.Command {
 		Use:   "cancel ID",
 		Short: "Ask a running operation to stop and undo",
 		Long: `Ask a running operation to stop. What was done is undone; past the point of no
-return it is given up as it stands.`,
+return it is given up as it stands. A cancelled emergency failover leaves the old
+primary fenced, like one that is undone.
+
+It ends with 0 when the daemon has taken the request, and what is printed says what
+became of the operation; with 3 when the operation had ended before.
+
+` + exitCodeHelp,
 		Example: `  controld operations cancel 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"controld/internal/api/gen"
@@ -25,19 +27,14 @@ basebackup  copy the primary anew; the node's data directory is removed first
 	}
 	w := c.workFlags(cmd)
 	cmd.Flags().StringVar(&method, "method", "auto", "auto, rewind or basebackup")
-	_ = cmd.RegisterFlagCompletionFunc("method", cobra.FixedCompletions([]string{"auto", "rewind", "basebackup"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+	completeWords(cmd, "method", "auto", "rewind", "basebackup")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		api, err := c.client()
 		if err != nil {
 			return err
 		}
-		op, err := api.Rejoin(cmd.Context(), args[0], gen.RejoinRequest{
-			Method: optional(gen.RejoinRequestMethod(method)), Reason: optional(w.reason),
-		}, w.key)
-		if err != nil {
-			return err
-		}
-		return c.finish(cmd.Context(), api, *w, op)
+		r := gen.RejoinRequest{Method: optional(gen.RejoinRequestMethod(method)), Reason: optional(w.reason)}
+		return c.carryOut(cmd.Context(), api, *w, func(ctx context.Context) (gen.Operation, error) { return api.Rejoin(ctx, args[0], r, w.key) })
 	}
 	return cmd
 }

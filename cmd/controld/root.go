@@ -98,7 +98,7 @@ is never given on the command line, where every process can read it.
 	flags.StringVarP(&c.output, "output", "o", "table", "how results are written: table or json")
 	flags.StringVar(&c.url, "url", "", "the daemon's address (default: CONTROLD_URL, or http://127.0.0.1:8088)")
 	flags.StringVar(&c.tokenFile, "token-file", "", "a file with the token (default: the variable CONTROLD_TOKEN)")
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+	completeWords(root, "output", "table", "json")
 	root.AddCommand(
 		c.serveCommand(), c.statusCommand(), c.failoverCommand(), c.failbackCommand(), c.startCommand(), c.rejoinCommand(),
 		c.operationsCommand(), c.checkCommand(), c.versionCommand(),

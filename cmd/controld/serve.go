@@ -19,8 +19,17 @@ func (c *cli) serveCommand() *cobra.Command {
 is finished or undone before it ends.
 
 Settings come from an optional YAML file and from CONTROLD_ variables, which win:
-postgres.shared_buffers is CONTROLD_POSTGRES_SHARED_BUFFERS. An unknown setting is
-an error. controld check says what is wrong without starting anything.`,
+postgres.shared_buffers is CONTROLD_POSTGRES_SHARED_BUFFERS. docs/operating.md shows
+a file with every key and its default.
+
+A key of the file that is not known is an error. So is a variable that begins with
+the name of a section (CONTROLD_POSTGRES_, _REPLICATION_, _FAILOVER_, _OBSERVE_,
+_POOLER_, _REDIS_, _ENGINE_ or _LOG_) and names no setting of it. Other CONTROLD_
+variables that are not known are left alone: the commands and the compose file have
+some of their own. An empty variable sets nothing. The nodes and secrets_dir can only
+be set in the file, the prefix only by CONTROLD_PREFIX.
+
+controld check says what is wrong without starting anything.`,
 		Example: `  controld serve
   controld serve --config controld.yaml
   CONTROLD_LOG_LEVEL=debug controld serve`,

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"controld/internal/api/gen"
@@ -11,7 +13,8 @@ func (c *cli) startCommand() *cobra.Command {
 		Use:   "start NODE",
 		Short: "Start a node that is down, in its recorded role",
 		Long: `Start a node that is down in the role that the journal has for it. A crashed
-primary starts in place; that is the way out when no standby can take over.
+primary starts in place; that is the way out when no standby can take over. Where
+another node leads, the node is rejoined as its standby: the operation is a rejoin.
 
 ` + exitCodeHelp,
 		Example: `  controld start postgres_master
@@ -25,31 +28,8 @@ primary starts in place; that is the way out when no standby can take over.
 		if err != nil {
 			return err
 		}
-		op, err := api.StartNode(cmd.Context(), args[0], gen.StartRequest{Reason: optional(w.reason)}, w.key)
-		if err != nil {
-			return err
-		}
-		return c.finish(cmd.Context(), api, *w, op)
+		r := gen.StartRequest{Reason: optional(w.reason)}
+		return c.carryOut(cmd.Context(), api, *w, func(ctx context.Context) (gen.Operation, error) { return api.StartNode(ctx, args[0], r, w.key) })
 	}
 	return cmd
-}
-
-// completeNodes offers the nodes' names, if the daemon answers.
-func (c *cli) completeNodes(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	api, err := c.client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	cluster, err := api.Cluster(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, n := range cluster.Nodes {
-		names = append(names, n.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

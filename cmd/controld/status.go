@@ -133,7 +133,7 @@ func (c *cli) writeStatus(w io.Writer, s status) {
 	fmt.Fprintf(w, "\npooler   %s\n", poolerLine(s.Cluster.Pooler))
 	c.writeProblems(w, s.Health)
 	if s.Last != nil {
-		fmt.Fprintf(w, "\nlast     %s %s%s, %s (%s)\n", title(*s.Last), s.Last.State, held(*s.Last), c.ago(s.Last.StartedAt), s.Last.ID)
+		fmt.Fprintf(w, "\nlast     %s %s%s, %s (%s)\n", title(*s.Last), state(*s.Last), held(*s.Last), c.ago(s.Last.StartedAt), s.Last.ID)
 	}
 }
 

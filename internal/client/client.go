@@ -116,20 +116,24 @@ func (e *Unreachable) Error() string {
 
 func (e *Unreachable) Unwrap() error { return e.Err }
 
+// ErrLeft means that the caller gave up before an answer came: its context has
+// ended. The daemon may have begun what it was asked for.
+var ErrLeft = errors.New("interrupted")
+
 // ask makes one call and decodes its answer into a T. Statuses beside 2xx that
 // carry a T too, such as the 503 of a health check, are named in also.
 func ask[T any](ctx context.Context, c *Client, timeout time.Duration, call func(context.Context) (*http.Response, error), also ...int) (T, error) {
 	var out T
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	resp, err := call(ctx)
+	resp, err := call(bounded)
 	if err != nil {
-		return out, &Unreachable{Base: c.base, Err: err}
+		return out, c.noAnswer(ctx, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 	if err != nil {
-		return out, &Unreachable{Base: c.base, Err: err}
+		return out, c.noAnswer(ctx, err)
 	}
 	carries := resp.StatusCode/100 == 2 || slices.Contains(also, resp.StatusCode) && isJSON(resp)
 	if !carries {
@@ -139,6 +143,14 @@ func ask[T any](ctx context.Context, c *Client, timeout time.Duration, call func
 		return out, fmt.Errorf("%s does not answer as controld does: %w", c.base, err)
 	}
 	return out, nil
+}
+
+// noAnswer tells a daemon that does not answer from a caller that left.
+func (c *Client) noAnswer(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ErrLeft
+	}
+	return &Unreachable{Base: c.base, Err: err}
 }
 
 func isJSON(resp *http.Response) bool {
@@ -260,7 +272,8 @@ const (
 
 // Follow calls seen with the operation at every change until done says so of
 // it, and returns it. A stream that breaks off, as when the daemon restarts,
-// is taken up again: it begins with the operation as it stands.
+// is taken up again: it begins with the operation as it stands. When ctx ends
+// before, the error is ErrLeft.
 func (c *Client) Follow(ctx context.Context, id string, done func(gen.Operation) bool, seen func(gen.Operation)) (gen.Operation, error) {
 	var last gen.Operation
 	var err error
@@ -276,7 +289,7 @@ func (c *Client) Follow(ctx context.Context, id string, done func(gen.Operation)
 		case finished:
 			return last, nil
 		case ctx.Err() != nil:
-			return last, ctx.Err()
+			return last, ErrLeft
 		case errors.As(err, &refused) && refused.Status < http.StatusInternalServerError:
 			return last, err
 		}
@@ -285,7 +298,7 @@ func (c *Client) Follow(ctx context.Context, id string, done func(gen.Operation)
 		}
 		select {
 		case <-ctx.Done():
-			return last, ctx.Err()
+			return last, ErrLeft
 		case <-time.After(followPause):
 		}
 	}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,7 +14,11 @@ import (
 )
 
 func event(state string) string {
-	return fmt.Sprintf("id: 1\nevent: operation\ndata: {\"seq\":1,\"at\":\"2026-03-01T12:00:00Z\",\"type\":\"operation\",\"operation\":{\"id\":\"x\",\"kind\":\"failover\",\"state\":%q,\"requested_by\":\"operator\",\"started_at\":\"2026-03-01T12:00:00Z\",\"steps\":[]}}\n\n", state)
+	end := `,"ended_at":"2026-03-01T12:00:02Z"`
+	if state == "running" {
+		end = ""
+	}
+	return fmt.Sprintf("id: 1\nevent: operation\ndata: {\"seq\":1,\"at\":\"2026-03-01T12:00:00Z\",\"type\":\"operation\",\"operation\":{\"id\":\"x\",\"kind\":\"failover\",\"state\":%q,\"requested_by\":\"operator\",\"started_at\":\"2026-03-01T12:00:00Z\"%s,\"steps\":[]}}\n\n", state, end)
 }
 
 func serve(t *testing.T, h http.HandlerFunc) *Client {
@@ -27,7 +32,7 @@ func serve(t *testing.T, h http.HandlerFunc) *Client {
 	return c
 }
 
-func ended(op gen.Operation) bool { return op.State != "running" }
+func ended(op gen.Operation) bool { return op.EndedAt != nil }
 
 // A daemon that restarts breaks the stream off: it is taken up again.
 func TestFollowTakesUpABrokenStream(t *testing.T) {
@@ -63,6 +68,29 @@ func TestFollowGivesUpOnARefusal(t *testing.T) {
 	var p *Problem
 	if !errors.As(err, &p) || p.Type != "/problems/unknown-operation" {
 		t.Errorf("%v", err)
+	}
+}
+
+// A caller that leaves is not told that the daemon does not answer.
+func TestLeaving(t *testing.T) {
+	asked := make(chan struct{}, 2)
+	c := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-r.Context().Done()
+	})
+	for name, call := range map[string]func(context.Context) error{
+		"a call": func(ctx context.Context) error { _, err := c.Cluster(ctx); return err },
+		"a stream": func(ctx context.Context) error {
+			_, err := c.Follow(ctx, "x", ended, func(gen.Operation) {})
+			return err
+		},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { <-asked; cancel() }()
+		if err := call(ctx); !errors.Is(err, ErrLeft) {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
 	}
 }
 

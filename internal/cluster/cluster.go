@@ -65,6 +65,7 @@ type NodeState struct {
 	Server     *Server // nil: it does not answer, ServerErr says why
 	ServerErr  string
 	Late       bool // it did not answer in time just now; Server is what it said before
+	Full       bool // it has no connection left for controld; Server is what it said before
 }
 
 // A Tristate is an answer that may be missing.

@@ -69,11 +69,11 @@ func scenarios() []scenario {
 			l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
 		}, run: failingBack},
 		{name: "emergency, dead", ready: hurt(first, (*clustertest.Host).Crash), run: ask(cluster.FailoverRequest{})},
-		{name: "emergency, frozen", ready: hurt(first, (*clustertest.Host).Freeze), run: ask(cluster.FailoverRequest{}), again: askAgain},
-		{name: "emergency, paused", ready: hurt(first, (*clustertest.Host).Pause), run: ask(cluster.FailoverRequest{}), again: askAgain},
+		{name: "emergency, frozen", ready: hurt(first, (*clustertest.Host).Freeze), run: ask(cluster.FailoverRequest{}), again: askAgain(false)},
+		{name: "emergency, paused", ready: hurt(first, (*clustertest.Host).Pause), run: ask(cluster.FailoverRequest{}), again: askAgain(false)},
 		{name: "emergency, chosen", run: ask(cluster.FailoverRequest{Mode: cluster.ModeEmergency})},
 		{name: "emergency, unreadable", ready: hurt(first, func(h *clustertest.Host) { h.Crash(); h.Unreadable(true) }),
-			run: ask(cluster.FailoverRequest{MaxLossBytes: new(int64(cluster.AcceptAnyLoss))}), again: askAgain},
+			run: ask(cluster.FailoverRequest{MaxLossBytes: new(int64(cluster.AcceptAnyLoss))}), again: askAgain(true)},
 		{name: "start", ready: func(l *lab) {
 			l.w.Do(first, (*clustertest.Host).Crash)
 			l.w.Do(second, (*clustertest.Host).Crash)
@@ -141,14 +141,23 @@ func failingBack(ctx context.Context, m *cluster.Manager, ops *operation.Manager
 }
 
 // askAgain: a primary that is frozen, or whose volume cannot be read, is not
-// started by controld itself. What the volume holds can be read in the end.
-func askAgain(l *lab) {
-	time.Sleep(20 * time.Second)
-	if l.w.Serving() == "" {
-		l.want(failover(l, cluster.FailoverRequest{Mode: cluster.ModeEmergency, Target: second, MaxLossBytes: new(int64(cluster.AcceptAnyLoss))}), operation.Succeeded)
+// started by controld itself. What an unreadable volume holds is lost, as was
+// accepted; it can be read in the end.
+func askAgain(unreadable bool) func(l *lab) {
+	return func(l *lab) {
+		r := cluster.FailoverRequest{Mode: cluster.ModeEmergency, Target: second}
+		if unreadable {
+			r.MaxLossBytes = new(int64(cluster.AcceptAnyLoss))
+		}
+		time.Sleep(20 * time.Second)
+		if l.w.Serving() == "" {
+			l.want(failover(l, r), operation.Succeeded)
+		}
+		if unreadable {
+			l.w.Do(first, func(h *clustertest.Host) { h.Unreadable(false) })
+			l.w.Forget()
+		}
 	}
-	l.w.Do(first, func(h *clustertest.Host) { h.Unreadable(false) })
-	l.w.Forget()
 }
 
 // diverged leaves the second node with WAL that the first never had: it led,

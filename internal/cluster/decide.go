@@ -191,40 +191,49 @@ func decideAdopt(nodes []StartFact) StartDecision {
 
 // An Action is what the supervision does by itself: one operation to start.
 type Action struct {
-	Kind   string // KindRejoin, KindAlign; empty: nothing
-	Node   string
+	Kind   string // KindRejoin, KindAlign, KindProtect; empty: nothing
+	Node   string // of a rejoin
+	How    string // of a protect: protectSet, protectLift
 	Reason string
 }
 
-// NextAction says what to mend in a cluster that has a primary and no open
-// operation: a node that is down or does not follow is brought back, and the
-// pooler is pointed where the nodes are. It never moves the primary.
-func NextAction(v View, id Identity, want func(View) Targets) Action {
+// NextActions says what to mend in a cluster that has a primary and no open
+// operation, the weightiest first: the pooler is pointed where the nodes are, and
+// a node that is down or does not follow is brought back. All of it is told,
+// because what cannot be done now must not keep the rest from being done. It
+// never moves the primary.
+func NextActions(v View, id Identity, want func(View) Targets) []Action {
 	leader, problem := Leader(v)
 	if problem != nil || id.Primary != leader.Node.Name {
-		return Action{}
+		return nil
 	}
-	if p := v.Pooler; p.Err == "" && p.Container.Running && !aligned(p, want(v)) {
-		return Action{KindAlign, "", "the pooler's entries do not lead where the nodes are, or with other pools than configured"}
-	}
-	if moving(leader) {
-		return Action{KindAlign, "", leader.Node.Name + " runs with the settings of a move that was undone"}
+	var wanted []Action
+	switch p := v.Pooler; {
+	case p.Err == "" && p.Container.Running && !aligned(p, want(v)):
+		wanted = append(wanted, Action{Kind: KindAlign, Reason: "the pooler's entries do not lead where the nodes are, or with other pools than configured"})
+	case moving(leader):
+		wanted = append(wanted, Action{Kind: KindAlign, Reason: leader.Node.Name + " runs with the settings of a move that was undone"})
 	}
 	for _, s := range v.Nodes {
-		if s.Node.Name == leader.Node.Name || !s.Container.Exists || s.Container.Paused || busy(s) {
-			continue
-		}
-		if forked(s, leader) {
-			continue // a person decides what becomes of its data
-		}
-		if !follows(s, leader) {
-			return Action{KindRejoin, s.Node.Name, "it does not stream from " + leader.Node.Name}
-		}
-		if why := leftOver(s, leader); why != "" {
-			return Action{KindRejoin, s.Node.Name, why}
+		if why := rejoinReason(s, leader); why != "" {
+			wanted = append(wanted, Action{Kind: KindRejoin, Node: s.Node.Name, Reason: why})
 		}
 	}
-	return Action{}
+	return wanted
+}
+
+// rejoinReason says why a node is to be brought back; empty: it is in order, or
+// its return is not for controld to begin.
+func rejoinReason(s, leader NodeState) string {
+	switch {
+	case s.Node.Name == leader.Node.Name || !s.Container.Exists || s.Container.Paused || busy(s):
+		return ""
+	case forked(s, leader):
+		return "" // a person decides what becomes of its data
+	case !follows(s, leader):
+		return "it does not stream from " + leader.Node.Name
+	}
+	return leftOver(s, leader)
 }
 
 // forked: the node has whole data of a timeline that the leader never had. It
@@ -242,7 +251,7 @@ func leftOver(s, leader NodeState) string {
 		return "its slot for " + leader.Node.Name + " keeps WAL for nobody"
 	case moving(s):
 		return "it runs with the settings of a move that was undone"
-	case leader.Container.Address != "" && leader.Container.Address != s.Server.UpstreamAddress && !slices.Contains(s.Server.Overridden, "primary_conninfo"):
+	case leader.Container.Address != "" && leader.Container.Address != s.Server.UpstreamAddress && !overridden(s, "primary_conninfo"):
 		return "it does not know the present address of " + leader.Node.Name
 	}
 	return ""
@@ -251,7 +260,13 @@ func leftOver(s, leader NodeState) string {
 // moving reports whether a server runs with the settings around a planned
 // switch: nothing is archived, and autovacuum is off.
 func moving(s NodeState) bool {
-	return s.Server != nil && s.Server.Settings["autovacuum"] == "off" && !slices.Contains(s.Server.Overridden, "autovacuum")
+	return s.Server != nil && s.Server.Settings["autovacuum"] == "off" && !overridden(s, "autovacuum")
+}
+
+// overridden reports whether a person took the setting out of controld's hands,
+// by ALTER SYSTEM.
+func overridden(s NodeState, setting string) bool {
+	return s.Server != nil && slices.Contains(s.Server.Overridden, setting)
 }
 
 // Followers are the nodes that stream from the leader.

@@ -236,7 +236,7 @@ func FuzzDecideStart(f *testing.F) {
 	})
 }
 
-func TestNextAction(t *testing.T) {
+func TestNextActions(t *testing.T) {
 	id := Identity{Primary: "a"}
 	pooled := func(v View, primary, standby string) View {
 		v.Pooler = PoolerState{Container: Container{Running: true}, Databases: []PoolerDatabase{{Name: "x", Host: primary}, {Name: "x_ro", Host: standby}, {Name: ProbeEntry, Host: "?"}}}
@@ -254,39 +254,50 @@ func TestNextAction(t *testing.T) {
 		name string
 		v    View
 		id   Identity
-		kind string
+		want string // in order
 	}{
 		{"all is well", pooled(good, "10.0.0.a", "10.0.0.b"), id, ""},
 		{"no primary", view(state(a), state(b, standing(1, 1))), id, ""},
 		{"two primaries", view(state(a, leading(1)), state(b, leading(2))), id, ""},
 		{"another one than recorded", good, Identity{Primary: "b"}, ""},
-		{"clients are led elsewhere", pooled(good, "10.0.0.b", "10.0.0.b"), id, KindAlign},
-		{"readers are led elsewhere", pooled(good, "10.0.0.a", "10.0.0.a"), id, KindAlign},
-		{"the pools are still drained", drained(pooled(good, "10.0.0.a", "10.0.0.b")), id, KindAlign},
-		{"a node is down", pooled(view(state(a, leading(1)), state(b)), "10.0.0.a", "10.0.0.a"), id, KindRejoin},
-		{"a node does not stream", pooled(view(state(a, leading(1)), state(b, standing(1, 1))), "10.0.0.a", "10.0.0.a"), id, KindRejoin},
+		{"clients are led elsewhere and a node is down", pooled(view(state(a, leading(1)), state(b)), "10.0.0.c", "10.0.0.a"), id, "align, rejoin b"},
+		{"two nodes are down, and the primary runs with the settings of a move", pooled(view(state(a, leading(1), func(s *NodeState) {
+			s.Server.Settings = map[string]string{"autovacuum": "off"}
+		}), state(b), state(c)), "10.0.0.a", "10.0.0.a"), id, "align, rejoin b, rejoin c"},
+		{"clients are led elsewhere", pooled(good, "10.0.0.b", "10.0.0.b"), id, "align"},
+		{"readers are led elsewhere", pooled(good, "10.0.0.a", "10.0.0.a"), id, "align"},
+		{"the pools are still drained", drained(pooled(good, "10.0.0.a", "10.0.0.b")), id, "align"},
+		{"a node is down", pooled(view(state(a, leading(1)), state(b)), "10.0.0.a", "10.0.0.a"), id, "rejoin b"},
+		{"a node does not stream", pooled(view(state(a, leading(1)), state(b, standing(1, 1))), "10.0.0.a", "10.0.0.a"), id, "rejoin b"},
 		{"a node is frozen", pooled(view(state(a, leading(1)), state(b, func(s *NodeState) { s.Container.Paused = true })), "10.0.0.a", "10.0.0.a"), id, ""},
 		{"a node's container is missing", pooled(view(state(a, leading(1)), state(b, func(s *NodeState) { s.Container.Exists = false })), "10.0.0.a", "10.0.0.a"), id, ""},
 		{"a node's init is at work", pooled(view(state(a, leading(1)), state(b, func(s *NodeState) { s.Init.State = node.StateWorking })), "10.0.0.a", "10.0.0.a"), id, ""},
-		{"a standby keeps WAL for its primary", pooled(view(state(a, leading(1), with("b")), state(b, standing(1, 1), kept("a", false))), "10.0.0.a", "10.0.0.b"), id, KindRejoin},
+		{"a standby keeps WAL for its primary", pooled(view(state(a, leading(1), with("b")), state(b, standing(1, 1), kept("a", false))), "10.0.0.a", "10.0.0.b"), id, "rejoin b"},
 		{"somebody uses a standby's slot", pooled(view(state(a, leading(1), with("b")), state(b, standing(1, 1), kept("a", true))), "10.0.0.a", "10.0.0.b"), id, ""},
 		{"a node was promoted past controld", pooled(view(state(a, leading(1)), state(b, standing(2, 1))), "10.0.0.a", "10.0.0.a"), id, ""},
 		{"a standby runs with the settings of a move", pooled(view(state(a, leading(1), with("b")), state(b, standing(1, 1), func(s *NodeState) {
 			s.Server.Settings = map[string]string{"autovacuum": "off"}
-		})), "10.0.0.a", "10.0.0.b"), id, KindRejoin},
+		})), "10.0.0.a", "10.0.0.b"), id, "rejoin b"},
 		{"the primary runs with the settings of a move", pooled(view(state(a, leading(1), with("b"), func(s *NodeState) {
 			s.Server.Settings = map[string]string{"autovacuum": "off"}
-		}), state(b, standing(1, 1))), "10.0.0.a", "10.0.0.b"), id, KindAlign},
+		}), state(b, standing(1, 1))), "10.0.0.a", "10.0.0.b"), id, "align"},
 		{"a person turned autovacuum off", pooled(view(state(a, leading(1), with("b"), func(s *NodeState) {
 			s.Server.Settings, s.Server.Overridden = map[string]string{"autovacuum": "off"}, []string{"autovacuum"}
 		}), state(b, standing(1, 1))), "10.0.0.a", "10.0.0.b"), id, ""},
 		{"a standby looks for its primary where it was", pooled(view(state(a, leading(1), with("b")), state(b, standing(1, 1), func(s *NodeState) {
 			s.Server.UpstreamAddress = "10.0.0.c"
-		})), "10.0.0.a", "10.0.0.b"), id, KindRejoin},
+		})), "10.0.0.a", "10.0.0.b"), id, "rejoin b"},
 		{"a person's slot on a standby", pooled(view(state(a, leading(1), with("b")), state(b, standing(1, 1), kept("mine", false))), "10.0.0.a", "10.0.0.b"), id, ""},
 	} {
-		if got := NextAction(tt.v, tt.id, WantTargets); got.Kind != tt.kind {
-			t.Errorf("%s: %+v, want %q", tt.name, got, tt.kind)
+		var got []string
+		for _, a := range NextActions(tt.v, tt.id, WantTargets) {
+			got = append(got, strings.TrimSpace(a.Kind+" "+a.Node))
+			if a.Reason == "" {
+				t.Errorf("%s: no reason for %+v", tt.name, a)
+			}
+		}
+		if got := strings.Join(got, ", "); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }

@@ -69,6 +69,10 @@ func (f *failover) lossCheck(from, to NodeState, s *failoverState) operation.Che
 		return check("loss", false, "timeline", map[string]any{"primary_timeline": from.Control.Timeline(), "candidate_timeline": to.Timeline()},
 			"%[1]s did not follow yet to timeline %[2]d of %[3]s and would lose all that was written there. The volume of %[3]s can be read: start it in place (controld start %[3]s)", s.To, from.Control.Timeline(), s.From)
 	}
+	if from.Control != nil && !f.holdsWAL(from, to) {
+		s.Loss = f.m.rate.bound(s.From, to.Server.Received, f.diedAt(from))
+		return f.judgeLoss(s, fmt.Sprintf("the WAL that %s lacks was removed from the volume of %s, which can be started in place (controld start %s)", s.To, s.From, s.From))
+	}
 	if from.Control != nil {
 		s.Loss = Loss{Known: true}
 		return check("loss", true, "loss", map[string]any{"lost_bytes": int64(0)}, "the volume of %s can be read: what %s lacks is salvaged from it", s.From, s.To)
@@ -79,6 +83,17 @@ func (f *failover) lossCheck(from, to NodeState, s *failoverState) operation.Che
 	}
 	s.Loss = f.m.rate.bound(s.From, to.Server.Received, f.diedAt(from))
 	return f.judgeLoss(s, unreadable(s))
+}
+
+// holdsWAL reports whether the volume of from still holds the WAL at which the
+// candidate stands. A standby that was away for longer than its slot was kept
+// has nothing to go on from, and what is salvaged from behind the gap is of no use.
+func (f *failover) holdsWAL(from, to NodeState) bool {
+	has, err := f.m.out.Volumes.HasWAL(from.Node, min(to.Server.Received, to.Server.Replayed), from.Control.SegmentBytes)
+	if err != nil {
+		f.m.log.Warn("WAL of the old primary not looked at", "node", from.Node.Name, "err", err)
+	}
+	return err != nil || has // the salvage finds out
 }
 
 // wasInSync: no commit was acknowledged that the standby does not have. The
@@ -156,7 +171,9 @@ func (f *failover) sendPause(ctx context.Context, s *failoverState) error {
 		defer cancel()
 		f.paused <- f.each(bounded, f.m.out.Pooler.PauseNow)
 	}()
-	_, err := f.sessions.get(ctx, to)
+	login, done := context.WithTimeout(ctx, proveDeadline)
+	defer done()
+	_, err := f.sessions.get(login, to)
 	return err
 }
 
@@ -166,8 +183,8 @@ func (f *failover) sendPause(ctx context.Context, s *failoverState) error {
 func (f *failover) kill(ctx context.Context, s *failoverState) error {
 	from, _ := f.nodes(s)
 	f.sessions.drop(from)
-	locked, err := f.m.out.Volumes.Locked(from)
-	if err == nil && !locked {
+	var err error
+	if f.m.lockFree(from) {
 		s.Proof = "lock"
 		return nil
 	}
@@ -198,8 +215,9 @@ func (f *failover) reconnectOld(ctx context.Context, s *failoverState) error {
 // come. Beside what follows, the pooler's new configuration is written and its
 // connection for the probe opened.
 //
-// A pooler that does not run holds nobody. The failover goes on without it, and
-// is incomplete until it is back.
+// A pooler that was started again has forgotten the pause, and is asked once
+// more. One that does not run or does not answer serves nobody: the failover
+// goes on without it, and is incomplete until it is back.
 func (f *failover) collectPause(ctx context.Context, s *failoverState) error {
 	if f.paused == nil {
 		return errors.New("the pause was asked for by another process")
@@ -207,14 +225,19 @@ func (f *failover) collectPause(ctx context.Context, s *failoverState) error {
 	select {
 	case err := <-f.paused:
 		f.paused = nil
-		if err != nil && !f.poolerDown(ctx) {
-			return err
+		if err != nil {
+			f.m.log.Warn("pause not answered", "err", err)
+			f.stopLease()
 		}
+	case <-time.After(proveDeadline):
+		f.forgetPause()
+		f.stopLease()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := f.pauseAgain(ctx); err != nil && !f.poolerDown(ctx) {
-		return err
+	if err := f.pauseAgain(ctx); err != nil {
+		f.m.log.Warn("the pooler does not answer: no clients are held", "err", err)
+		return nil // a host may change only under a pause: repoint asks again
 	}
 	f.pointed = make(chan error, 1)
 	go func() {
@@ -229,15 +252,6 @@ func (f *failover) collectPause(ctx context.Context, s *failoverState) error {
 	return nil
 }
 
-func (f *failover) poolerDown(ctx context.Context) bool {
-	c, err := f.m.out.Engine.Inspect(ctx, f.m.set.PoolerContainer)
-	if err != nil || c.Running {
-		return false
-	}
-	f.m.log.Warn("the pooler does not run: no clients are held")
-	return true
-}
-
 // salvage has the candidate's init copy the WAL that the candidate lacks from
 // the dead node's volume into its own pg_wal, where the promotion reads it.
 func (f *failover) salvage(ctx context.Context, s *failoverState) error {
@@ -249,7 +263,7 @@ func (f *failover) salvage(ctx context.Context, s *failoverState) error {
 	if err != nil {
 		return f.withoutSalvage(ctx, s, err)
 	}
-	pos, err := f.sessions.position(ctx, to)
+	pos, err := f.positionOf(ctx, to)
 	if err != nil {
 		return err
 	}
@@ -261,7 +275,7 @@ func (f *failover) salvage(ctx context.Context, s *failoverState) error {
 	}
 	salvaged, err := f.awaitSalvage(ctx, to, o.Epoch)
 	if err != nil {
-		return f.withoutSalvage(ctx, s, err)
+		return f.salvageFailed(ctx, s, err)
 	}
 	s.Salvaged, s.Loss = salvaged.Bytes, Loss{Known: true}
 	s.Timeline = max(s.Timeline, control.Timeline())
@@ -289,12 +303,49 @@ func (f *failover) awaitSalvage(ctx context.Context, to Node, epoch uint64) (nod
 	return got, nil
 }
 
+// positionOf asks a candidate that may be frozen.
+func (f *failover) positionOf(ctx context.Context, to Node) (Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, proveDeadline)
+	defer cancel()
+	return f.sessions.position(ctx, to)
+}
+
+// salvageFailed: the WAL of the old primary can be read as before and was not
+// copied, which mostly is the candidate's fault (its disk). To lose it all the
+// same is for the request itself to say. What the init may still copy is stopped.
+func (f *failover) salvageFailed(ctx context.Context, s *failoverState, why error) error {
+	from, to := f.nodes(s)
+	if _, err := f.m.out.Volumes.Control(from); err == nil && f.req.MaxLossBytes == nil {
+		return fmt.Errorf("%w; the volume of %s can be read, so nothing need be lost: start it in place (controld start %s), or mend that and ask again, or accept a loss in the request (max_loss_bytes)", why, s.From, s.From)
+	}
+	if err := f.giveUpSalvage(ctx, to); err != nil {
+		return errors.Join(why, err)
+	}
+	return f.withoutSalvage(ctx, s, why)
+}
+
+// giveUpSalvage orders the candidate to be a standby and no more, and waits until
+// its init knows: one that found this order after the promotion would stop the
+// new primary for it.
+func (f *failover) giveUpSalvage(ctx context.Context, to Node) error {
+	if _, err := f.m.order(to, node.Order{Role: node.RoleStandby}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, proveDeadline)
+	defer cancel()
+	err := poll(ctx, tick, func() (bool, error) { return f.m.orderCarriedOut(to), nil })
+	if err != nil {
+		return fmt.Errorf("%s does not give up the salvage: %w", to.Name, err)
+	}
+	return nil
+}
+
 // withoutSalvage judges the loss once more: the volume could be read at the
 // prechecks, or not; now it cannot.
 func (f *failover) withoutSalvage(ctx context.Context, s *failoverState, why error) error {
 	from, to := f.nodes(s)
 	f.m.log.Warn("nothing salvaged", "node", from.Name, "err", why)
-	pos, err := f.sessions.position(ctx, to)
+	pos, err := f.positionOf(ctx, to)
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,8 @@ import (
 const (
 	stopDeadline    = 8 * time.Second  // a fast shutdown after a checkpoint
 	proveDeadline   = 3 * time.Second  // the candidate has the shutdown checkpoint
-	promoteDeadline = 5 * time.Second  // safety rule 5
+	promoteDeadline = 5 * time.Second  // a candidate that stands still does not lead: it is fenced and its control file read
+	replayDeadline  = 5 * time.Minute  // one that replays what it has will
 	deathDeadline   = 10 * time.Second // safety rule 3
 	salvageDeadline = 20 * time.Second
 	serveDeadline   = 20 * time.Second // a server that was stopped serves again
@@ -71,8 +72,10 @@ type failover struct {
 	req      FailoverRequest
 	sessions sessionCache
 	lease    *pauseLease
-	pointed  chan error // the pooler's new configuration, written beside the stop
-	paused   chan error // an emergency's PAUSE, sent and not awaited
+	// heldSince is when this process first claimed the pause.
+	heldSince time.Time
+	pointed   chan error // the pooler's new configuration, written beside the stop
+	paused    chan error // an emergency's PAUSE, sent and not awaited
 	// stopPause ends that PAUSE; set with paused.
 	stopPause context.CancelFunc
 }
@@ -102,7 +105,8 @@ func (m *Manager) giveWay(ctx context.Context, r FailoverRequest) {
 	ctx, cancel := context.WithTimeout(ctx, giveWayDeadline)
 	defer cancel()
 	for _, rec := range m.operations.Open() {
-		if rec.Kind != KindRejoin && rec.Kind != KindAlign || !gone && rec.RequestedBy != self.Name {
+		way := rec.Kind == KindRejoin || rec.Kind == KindAlign || rec.Kind == KindProtect
+		if !way || !gone && rec.RequestedBy != self.Name {
 			continue
 		}
 		if _, err := m.operations.Cancel(ctx, rec.ID, self); err != nil && !errors.Is(err, operation.ErrEnded) {
@@ -214,6 +218,7 @@ func (m *Manager) failoverWork(kind string, r FailoverRequest) operation.Runnabl
 		Steps:    f.steps,
 		NoReturn: stepPromote,
 		Past:     f.past,
+		GiveUp:   f.giveUp,
 		Result:   f.result,
 		Close:    f.close,
 	}
@@ -308,7 +313,19 @@ func (f *failover) choose(ctx context.Context, v View, s *failoverState) error {
 	if f.req.MaxLossBytes != nil {
 		s.MaxLoss = *f.req.MaxLossBytes
 	}
-	f.addresses(v, s)
+	f.addresses(ctx, v, s)
+	if s.RejoinFirst {
+		return nil // it may be down yet
+	}
+	return f.reachable(s)
+}
+
+// reachable refuses a candidate whose address nobody knows.
+func (f *failover) reachable(s *failoverState) error {
+	_, to := f.nodes(s)
+	if s.Targets.Primary == "" {
+		return operation.Refuse("precheck-failed", nil, "where %s is to be reached is not known: the engine does not say it. See that docker inspect %s answers, then try again", s.To, to.Container)
+	}
 	return nil
 }
 
@@ -357,6 +374,9 @@ func (f *failover) chooseMode(ctx context.Context, leader NodeState) string {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	err := f.sessions.with(ctx, leader.Node, func(s Session) error { return s.WriteProbe(ctx) })
+	if errors.Is(err, ErrFull) {
+		return ModePlanned // it serves those who have a connection: no reason to kill it
+	}
 	if err != nil {
 		f.m.log.Warn("primary does not answer a write", "node", leader.Node.Name, "err", err)
 		return ModeEmergency
@@ -364,12 +384,14 @@ func (f *failover) chooseMode(ctx context.Context, leader NodeState) string {
 	return ModePlanned
 }
 
-func (f *failover) addresses(v View, s *failoverState) {
+// addresses are where the pooler's entries shall lead, and, undone, led.
+func (f *failover) addresses(ctx context.Context, v View, s *failoverState) {
 	from, _ := v.Node(s.From)
 	to, _ := v.Node(s.To)
-	s.Targets = Targets{Primary: to.Container.Address, Standby: to.Container.Address, Probe: to.Container.Address}
-	s.Back = Targets{Primary: from.Container.Address, Standby: to.Container.Address, Probe: from.Container.Address}
-	if from.Container.Address == "" {
+	old, next := from.Container.Address, f.m.address(ctx, to.Node)
+	s.Targets = Targets{Primary: next, Standby: next, Probe: next}
+	s.Back = Targets{Primary: old, Standby: next, Probe: old}
+	if old == "" {
 		s.Back = s.Targets
 	}
 	for _, n := range []NodeState{to, from} {
@@ -433,6 +455,9 @@ func (f *failover) holdLease() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	now := time.Now()
+	if f.heldSince.IsZero() {
+		f.heldSince = now
+	}
 	l := &pauseLease{cancel: cancel, done: make(chan struct{}), began: now, renewed: now, limit: f.m.set.PauseLimit}
 	f.lease = l
 	go func() {
@@ -511,6 +536,16 @@ func (f *failover) past(ctx context.Context, s *failoverState) (bool, error) {
 	return control.Timeline() > s.Timeline, nil
 }
 
+// giveUp notes that the new primary leads, where it does: controld looks after it
+// from then on, and brings about what the operation did not.
+func (f *failover) giveUp(ctx context.Context, s *failoverState) error {
+	_, to := f.nodes(s)
+	if f.m.Identity().Primary == to.Name || !f.leads(ctx, to, s) {
+		return nil
+	}
+	return f.m.recordPrimary(to, s.SystemID, s.NewTimeline, f.m.set.Replication != Strict)
+}
+
 func (f *failover) leads(ctx context.Context, to Node, s *failoverState) bool {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
@@ -529,7 +564,7 @@ func (m *Manager) fence(ctx context.Context, n Node, cut func(context.Context)) 
 	if err := m.withdraw(n); err != nil {
 		return err
 	}
-	if locked, err := m.out.Volumes.Locked(n); err == nil && !locked {
+	if m.lockFree(n) {
 		return nil
 	}
 	if _, err := m.killAndProve(ctx, n, cut); err != nil {
@@ -537,6 +572,18 @@ func (m *Manager) fence(ctx context.Context, n Node, cut func(context.Context)) 
 	}
 	m.awaitEnded(ctx, n)
 	return nil
+}
+
+// lockFree is the proof that no process of n's server is left: the lock on its
+// volume is free. It proves nothing where the volume is not seen as the node
+// sees it, and the lock file is missing for that.
+func (m *Manager) lockFree(n Node) bool {
+	locked, err := m.out.Volumes.Locked(n)
+	if err != nil || locked {
+		return false
+	}
+	_, err = m.out.Volumes.Control(n)
+	return err == nil
 }
 
 // awaitEnded waits until the engine knows of a container's end too, which the
@@ -578,14 +625,12 @@ func (m *Manager) killAndProve(ctx context.Context, n Node, cut func(context.Con
 		}
 	}()
 	began := time.Now()
-	var lockErr error
 	for i := 0; ; i++ {
-		var locked bool
-		if locked, lockErr = m.out.Volumes.Locked(n); lockErr == nil && !locked {
+		if m.lockFree(n) {
 			return "lock", nil
 		}
 		if i%25 == 24 {
-			if c, err := m.out.Engine.Inspect(ctx, n.Container); err == nil && c.Exists && !c.Running {
+			if c, err := m.out.Engine.Inspect(ctx, n.Container); err == nil && !c.Running {
 				return "engine", nil
 			}
 		}
@@ -596,8 +641,8 @@ func (m *Manager) killAndProve(ctx context.Context, n Node, cut func(context.Con
 		if sleep(ctx, 2*tick) != nil {
 			// No refusal: the order is withdrawn, so something was touched.
 			return "", fmt.Errorf(
-				"the death of %s is not proved: its lock is held (%w) and the engine does not say that its container ended. Its order stays withdrawn; end the container (docker kill -s KILL %s) and ask again",
-				n.Name, errors.Join(lockErr, errors.New("a process of it is left")), n.Container)
+				"the death of %s is not proved: the lock on its volume is held or cannot be seen, and the engine does not say that its container ended. Its order stays withdrawn; end the container (docker kill -s KILL %s) and ask again",
+				n.Name, n.Container)
 		}
 	}
 }

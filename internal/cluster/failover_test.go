@@ -260,6 +260,189 @@ func TestWhatKeepsTheClusterFromStartingIsSaidFirst(t *testing.T) {
 	})
 }
 
+// A reader on the candidate can hold up its replay for 30 s, and a promotion
+// waits for the replay: to kill the candidate for that would leave no server.
+func TestAPromotionEndsReadersThatHoldItUp(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(first, (*clustertest.Host).Crash)
+		l.w.Do(second, (*clustertest.Host).Conflict)
+		time.Sleep(time.Second)
+		l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
+		l.leads(second)
+		l.settle("the failover")
+	})
+}
+
+// PgBouncer that is started again while an emergency failover waits for its
+// PAUSE, or that hangs, serves nobody: the failover goes on.
+func TestAnEmergencyDoesNotWaitForThePooler(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		err  error
+	}{{"it was started again", errBrokenWire}, {"it hangs", nil}} {
+		t.Run(tt.name, func(t *testing.T) {
+			inLab(t, nil, func(l *lab) {
+				l.quiet()
+				l.w.Do(first, (*clustertest.Host).Freeze)
+				var asked atomic.Int32
+				l.counted(func(ctx context.Context, call string, do func() error) error {
+					if !strings.HasPrefix(call, "Pooler.PauseNow") || asked.Add(1) > 1 {
+						return do()
+					}
+					if tt.err == nil {
+						<-ctx.Done()
+						return ctx.Err()
+					}
+					return tt.err
+				})
+				began := time.Now()
+				l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
+				l.leads(second)
+				if took := time.Since(began); took > 10*time.Second {
+					l.t.Errorf("it took %s", took)
+				}
+				l.restart(nil)
+				l.look()
+				l.settle("the failover")
+			})
+		})
+	}
+}
+
+// A new primary that takes no write of controld's does not hold the clients for
+// longer than one pause may last.
+func TestAProbeThatFailsHoldsNobodyForEver(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.quiet()
+		l.w.Do(first, (*clustertest.Host).Crash)
+		var broken atomic.Bool
+		broken.Store(true)
+		d := l.counted(func(_ context.Context, call string, do func() error) error {
+			if strings.HasPrefix(call, "Pooler.Probe") && broken.Load() {
+				return errBrokenWire
+			}
+			return do()
+		})
+		rec, err := d.m.Failover(context.Background(), cluster.FailoverRequest{}, test)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if longest := l.w.LongestPause(); longest > l.set.PauseLimit+15*time.Second {
+			l.t.Errorf("clients were held for %s", longest)
+		}
+		if paused := l.w.Paused(); len(paused) > 0 {
+			l.t.Errorf("still paused: %v", paused)
+		}
+		broken.Store(false)
+		l.want(l.await(rec, nil), operation.Incomplete)
+		time.Sleep(2 * time.Minute)
+		if rec, err = d.ops.Get(rec.ID); err != nil || rec.State != operation.Succeeded {
+			l.t.Errorf("in the end %s (%v)", rec.State, err)
+		}
+	})
+}
+
+// What a person gives up past its point of no return leaves a primary that
+// controld knows and looks after.
+func TestWhatIsGivenUpLeavesAKnownPrimary(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.quiet()
+		var promoted, mended atomic.Bool
+		d := l.counted(func(_ context.Context, call string, do func() error) error {
+			if strings.HasPrefix(call, "Session.Promote") {
+				promoted.Store(true)
+			}
+			if strings.HasPrefix(call, "Pooler.") && promoted.Load() && !mended.Load() {
+				return errBrokenWire
+			}
+			return do()
+		})
+		l.want(failover(l, cluster.FailoverRequest{Mode: cluster.ModePlanned}), operation.Incomplete)
+		rec, err := d.ops.Cancel(context.Background(), d.ops.Open()[0].ID, test)
+		if err != nil || rec.State != operation.Incomplete || rec.Open() {
+			l.t.Fatalf("cancelled: %+v (%v)", rec, err)
+		}
+		mended.Store(true)
+		l.look()
+		l.settle("what was given up")
+		l.leads(second)
+	})
+}
+
+// Data of another cluster on a node's volume is overwritten only when a person asks.
+func TestAnotherClustersDataIsLeft(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(second, func(h *clustertest.Host) { h.Crash(); h.Foreign() })
+		time.Sleep(time.Minute)
+		if s, _ := l.now.m.View().Node(second); s.Control == nil || s.Control.SystemID == l.now.m.Identity().SystemID {
+			l.t.Fatal("it was overwritten")
+		}
+		l.want(l.await(l.now.m.Rejoin(context.Background(), second, cluster.MethodAuto, "", test)), operation.Succeeded)
+		l.settle("the rejoin")
+	})
+}
+
+// A standby whose server ends at each start, as for a setting that PostgreSQL
+// does not take, keeps its data: a copy would end alike.
+func TestAStandbyThatDoesNotComeUpKeepsItsData(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(second, func(h *clustertest.Host) { h.Crash(); h.Fail(node.ActionNone, true) })
+		time.Sleep(15 * time.Minute)
+		recs, _, err := l.now.ops.List(operation.Filter{Kind: cluster.KindRejoin})
+		if err != nil || len(recs) < 3 {
+			l.t.Fatalf("%d rejoins (%v)", len(recs), err)
+		}
+		for _, rec := range recs[:len(recs)-1] { // the oldest is the first start's
+			if rec.State == operation.Succeeded || !strings.Contains(rec.Problem.Detail, "does not come up") {
+				l.t.Errorf("%s: %+v", rec.State, rec.Problem)
+			}
+		}
+		l.w.Do(second, func(h *clustertest.Host) {
+			if o := h.Order(); o.Action != node.ActionNone {
+				l.t.Errorf("its order is %s", o.Action)
+			}
+			h.Fail(node.ActionNone, false)
+		})
+		l.settle("what kept it down was mended")
+	})
+}
+
+// A standby that was away for so long that the primary has removed the WAL that
+// it lacks: what would be lost is told before anything is touched.
+func TestAGapInTheWALIsALoss(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(true) })
+		time.Sleep(5 * time.Second)
+		l.w.Do(first, func(h *clustertest.Host) { h.RemoveWAL(); h.Crash() })
+		time.Sleep(time.Second)
+		rec := failover(l, cluster.FailoverRequest{MaxLossBytes: new(int64)})
+		l.want(rec, operation.Refused)
+		if p := rec.Problem; p.Type != "/problems/loss-over-bound" || !strings.Contains(p.Detail, "was removed") {
+			l.t.Errorf("%+v", p)
+		}
+		rec = failover(l, cluster.FailoverRequest{MaxLossBytes: new(int64(cluster.AcceptAnyLoss))})
+		l.want(rec, operation.Succeeded)
+		if told, truth := number(rec.Result["lost_bytes"]), l.w.LostBytes(); rec.Result["estimate"] != true || told < truth || truth == 0 {
+			l.t.Errorf("told %v, the truth is %d", rec.Result, truth)
+		}
+		l.w.Forget()
+	})
+}
+
+// Where the init of the candidate cannot copy the dead primary's WAL, which can
+// be read, to lose it is for the request itself to say.
+func TestASalvageThatFailsLosesNothingUnasked(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(first, (*clustertest.Host).Crash)
+		l.w.Do(second, func(h *clustertest.Host) { h.Fail(node.ActionSalvage, true) })
+		time.Sleep(time.Second)
+		l.want(failover(l, cluster.FailoverRequest{}), operation.Undone)
+		l.want(failover(l, cluster.FailoverRequest{MaxLossBytes: new(int64(16 << 20))}), operation.Succeeded)
+		l.leads(second)
+	})
+}
+
 func TestTheDeathOfAPrimaryThatDoesNotDieIsNotProved(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
 		l.w.Do(first, func(h *clustertest.Host) { h.Freeze(); h.Stuck(true) })

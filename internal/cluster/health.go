@@ -270,12 +270,17 @@ func (a assessment) primary() ComponentHealth {
 	case p.Node.Name != a.expected.Primary:
 		return bad(ComponentPrimary, HealthDegraded, "unexpected-primary",
 			fmt.Sprintf("%s leads, the journal says %s", p.Node.Name, a.expected.Primary),
-			fmt.Sprintf("Somebody promoted it past controld. Compare both in GET /cluster; controld failover --target %s makes the present state the recorded one.", p.Node.Name))
+			fmt.Sprintf("Somebody promoted it past controld. Compare both in GET /cluster; controld start %s makes the present state the recorded one.", p.Node.Name))
 	}
 	if a.incomplete != nil {
 		return bad(ComponentPrimary, HealthDegraded, "incomplete",
 			fmt.Sprintf("%s %s failed past its point of no return and is being retried", a.incomplete.Kind, a.incomplete.ID),
 			fmt.Sprintf("See which step hangs and why: controld operations show %s.", a.incomplete.ID))
+	}
+	if p.Full {
+		return bad(ComponentPrimary, HealthDegraded, "connections-full",
+			fmt.Sprintf("%s serves, and has no connection left for controld: what is said of it is what it said before", p.Node.Name),
+			"See who holds its connections (as root on its socket: select usename, application_name, count(*) from pg_stat_activity group by 1, 2), or raise max_connections.")
 	}
 	return fine(ComponentPrimary)
 }

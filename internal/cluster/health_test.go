@@ -81,8 +81,9 @@ func TestAssessHealth(t *testing.T) {
 		{name: "incomplete", open: incomplete, status: HealthDegraded, reason: "incomplete", do: "controld operations show op2"},
 		{name: "incomplete and no primary", change: func(v *View) { stop(&v.Nodes[0]) }, open: incomplete, status: HealthDown, reason: "no-primary", do: "op2"},
 
-		{name: "another leads than recorded", expected: &Expectation{Primary: "pg2"}, status: HealthDegraded, reason: "unexpected-primary", do: "--target pg1"},
+		{name: "another leads than recorded", expected: &Expectation{Primary: "pg2"}, status: HealthDegraded, reason: "unexpected-primary", do: "controld start pg1"},
 		{name: "it leads with its order withdrawn", change: func(v *View) { v.Nodes[0].Order.Role = node.RoleNone }, status: HealthDegraded, reason: "order-withdrawn", do: "controld start pg1"},
+		{name: "it has no connection left", change: func(v *View) { v.Nodes[0].Full = true }, status: HealthDegraded, reason: "connections-full", do: "max_connections"},
 		{name: "orders change on purpose", change: func(v *View) { v.Nodes[0].Order.Role = node.RoleNone }, open: running, status: HealthOK},
 
 		{name: "the standby died", change: func(v *View) { stop(&v.Nodes[1]) }, status: HealthDegraded, reason: "no-standby", do: "controld start pg2", also: "pg2"},

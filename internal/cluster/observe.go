@@ -42,13 +42,13 @@ func (m *Manager) observe(ctx context.Context, limit time.Duration, quiet, patie
 	var wg sync.WaitGroup
 	for i, n := range m.set.Nodes {
 		wg.Go(func() {
-			v.Nodes[i] = m.observeDisk(ctx, n)
 			before, known := last.Node(n.Name)
+			v.Nodes[i] = m.observeDisk(ctx, n, limit/3, before.Container)
 			if quiet && known {
 				v.Nodes[i].Server, v.Nodes[i].ServerErr = before.Server, before.ServerErr
 				return
 			}
-			m.observeServer(ctx, &v.Nodes[i])
+			m.observeServer(ctx, &v.Nodes[i], before.Server)
 			late[i] = v.Nodes[i].Server == nil && ctx.Err() != nil
 		})
 	}
@@ -90,11 +90,16 @@ func (m *Manager) keep(v *View) {
 }
 
 // observeDisk asks the engine and reads the node's volumes: what costs nothing.
-func (m *Manager) observeDisk(ctx context.Context, n Node) NodeState {
+// An engine that does not answer within limit leaves time to ask the server, and
+// what it said last: its silence ends no container.
+func (m *Manager) observeDisk(ctx context.Context, n Node, limit time.Duration, before Container) NodeState {
 	s := NodeState{Node: n, SeenAt: time.Now(), Locked: Unknown}
-	container, err := m.out.Engine.Inspect(ctx, n.Container)
+	asking, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	container, err := m.out.Engine.Inspect(asking, n.Container)
 	if err != nil {
 		s.ServerErr = "the engine does not answer: " + err.Error()
+		container = before
 	}
 	s.Container = container
 	if o, err := m.out.Volumes.Order(n); err == nil {
@@ -119,13 +124,18 @@ func (m *Manager) observeDisk(ctx context.Context, n Node) NodeState {
 }
 
 // observeServer logs in anew and asks the server: nothing less tells a frozen
-// postmaster from a working one.
-func (m *Manager) observeServer(ctx context.Context, s *NodeState) {
+// postmaster from a working one. One that has no connection left for us says so,
+// which a frozen one does not: it is what it said before.
+func (m *Manager) observeServer(ctx context.Context, s *NodeState, before *Server) {
 	if s.Dead() {
 		s.ServerErr = "no process of the server is left"
 		return
 	}
 	session, err := m.out.Servers.Connect(ctx, s.Node)
+	if errors.Is(err, ErrFull) && before != nil {
+		s.Server, s.Full, s.SeenAt = before, true, time.Now()
+		return
+	}
 	if err != nil {
 		s.ServerErr = err.Error()
 		return

@@ -45,6 +45,9 @@ type Volumes interface {
 	Space(n Node) (freeBytes, totalBytes int64, err error)
 	// StandbySignal reports whether the node's data would start in recovery.
 	StandbySignal(n Node) (bool, error)
+	// HasWAL reports whether the node's pg_wal still holds the segment with the
+	// record that ends at lsn, on whatever timeline.
+	HasWAL(n Node, lsn wal.LSN, segmentBytes int64) (bool, error)
 	// HasHistory reports whether the node's pg_wal holds the history file of t.
 	HasHistory(n Node, t wal.Timeline) (bool, error)
 }
@@ -64,12 +67,15 @@ type RoleSettings struct {
 // Servers opens sessions on the nodes' servers.
 type Servers interface {
 	// Connect logs in anew: a frozen server is told by nothing less.
-	// ErrStarting: it does not accept connections yet.
+	// ErrStarting: it does not accept connections yet. ErrFull: no more of them.
 	Connect(ctx context.Context, n Node) (Session, error)
 }
 
 // ErrStarting means that the server is up but accepts no connections yet.
 var ErrStarting = errors.New("server is starting up")
+
+// ErrFull means that the server runs and has no connection left.
+var ErrFull = errors.New("server has no connection left")
 
 // ErrReadOnly means that the server is in recovery and takes no write.
 var ErrReadOnly = errors.New("server is read-only")
@@ -80,6 +86,9 @@ type Session interface {
 	Observe(ctx context.Context) (Server, error)
 	// Position answers the little that is polled inside a failover's pause.
 	Position(ctx context.Context) (Position, error)
+	// EndQueries ends the sessions of all others on a standby: one that reads can
+	// hold up the replay of what the primary did.
+	EndQueries(ctx context.Context) error
 	// WriteProbe commits a small record with synchronous_commit=local: it
 	// fails where the server cannot write: with ErrReadOnly in recovery.
 	WriteProbe(ctx context.Context) error

@@ -9,6 +9,7 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/operation"
+	"controld/internal/wal"
 )
 
 // stepPromote is the point of no return of every failover.
@@ -461,25 +462,46 @@ func (f *failover) promote(ctx context.Context, s *failoverState) error {
 	if err := f.held(); err != nil && s.Mode != ModeEmergency {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, promoteDeadline)
+	sending, cancel := context.WithTimeout(ctx, promoteDeadline)
 	defer cancel()
-	if err := f.sessions.with(ctx, to, func(session Session) error { return session.Promote(ctx) }); err != nil {
+	if err := f.sessions.with(sending, to, func(session Session) error { return session.Promote(sending) }); err != nil {
 		return err
 	}
 	return f.waitPromoted(ctx, to, s)
 }
 
+// waitPromoted waits as long as the candidate replays what it has, which it does
+// before it leads: to give it up for that would kill the one server that is left.
+// A query on it can hold up the replay for 30 s; it is ended for the clients' sake.
 func (f *failover) waitPromoted(ctx context.Context, to Node, s *failoverState) error {
+	ctx, cancel := context.WithTimeout(ctx, replayDeadline)
+	defer cancel()
+	var replayed wal.LSN
+	var readersEnded bool
+	moved := time.Now()
 	err := poll(ctx, tick, func() (bool, error) {
-		pos, err := f.sessions.position(ctx, to)
-		if err != nil || pos.InRecovery {
+		asking, cancel := context.WithDeadline(ctx, moved.Add(promoteDeadline))
+		defer cancel()
+		pos, err := f.sessions.position(asking, to)
+		if err != nil {
 			return false, err
 		}
-		s.NewTimeline = pos.Timeline
-		return pos.Timeline > s.Timeline, nil
+		if !pos.InRecovery {
+			s.NewTimeline = pos.Timeline
+			return pos.Timeline > s.Timeline, nil
+		}
+		if pos.Replayed > replayed {
+			replayed, moved = pos.Replayed, time.Now()
+		}
+		if !readersEnded && time.Since(moved) > promoteDeadline/5 {
+			readersEnded = true
+			f.m.log.Warn("the candidate's queries are ended: they may hold up its replay", "node", to.Name, "replayed", pos.Replayed.String())
+			return false, f.sessions.with(asking, to, func(session Session) error { return session.EndQueries(asking) })
+		}
+		return false, nil
 	})
 	if err != nil {
-		return fmt.Errorf("wait for the promotion of %s: %w", to.Name, err)
+		return fmt.Errorf("wait for the promotion of %s (replayed %s): %w", to.Name, replayed, err)
 	}
 	return nil
 }
@@ -540,12 +562,28 @@ func (f *failover) repoint(ctx context.Context, s *failoverState) error {
 		}
 		f.m.log.Warn("pooler not repointed beside the stop", "err", err)
 	}
+	_, to := f.nodes(s)
+	ctx, cancel := context.WithTimeout(ctx, pointDeadline+f.m.set.PauseDeadline)
+	defer cancel()
+	// Its container may have been started again since.
+	if c, err := f.m.out.Engine.Inspect(ctx, to.Container); err == nil && c.Address != "" {
+		s.Targets = s.Targets.moved(s.Targets.Primary, c.Address)
+	}
+	if f.spent() {
+		if p, err := f.m.out.Pooler.Observe(ctx); err == nil && len(changingEntries(p, s.Targets)) == 0 {
+			return nil // they lead there, and were held long enough
+		}
+	}
 	if err := f.pauseAgain(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, pointDeadline)
-	defer cancel()
 	return f.m.out.Pooler.Point(ctx, s.Targets)
+}
+
+// spent reports that this process has held the clients for as long as one pause
+// may last, with all attempts at what keeps failing in it together.
+func (f *failover) spent() bool {
+	return !f.heldSince.IsZero() && time.Since(f.heldSince) > f.m.set.PauseLimit
 }
 
 // pauseAgain claims the pause where this process did not ask for it, or has
@@ -560,14 +598,25 @@ func (f *failover) pauseAgain(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.m.set.PauseDeadline)
 	defer cancel()
-	return f.each(ctx, f.m.out.Pooler.PauseNow)
+	err := f.each(ctx, f.m.out.Pooler.PauseNow)
+	if err != nil {
+		f.stopLease() // nothing is claimed that is not held
+	}
+	return err
 }
 
-// probe writes through the pooler's warm connection to the new primary.
+// probe writes through the pooler's warm connection to the new primary. Where
+// that keeps failing the clients are not held for longer than a pause may last:
+// the new primary leads, and tells them itself what is wrong.
 func (f *failover) probe(ctx context.Context, _ *failoverState) error {
-	ctx, cancel := context.WithTimeout(ctx, promoteDeadline)
+	bounded, cancel := context.WithTimeout(ctx, promoteDeadline)
 	defer cancel()
-	return f.m.out.Pooler.Probe(ctx, ProbeEntry)
+	err := f.m.out.Pooler.Probe(bounded, ProbeEntry)
+	if err != nil && f.spent() {
+		f.m.log.Error("clients are released though the new primary takes no write", "err", err)
+		return nil
+	}
+	return err
 }
 
 // resume releases the clients to the new primary.

@@ -23,8 +23,9 @@ const (
 // NextProtection says what supervision has to do about synchronous replication.
 // In mode sync: lift it when nobody has been in sync for the time of limit, set
 // it when the standby follows. The other modes never change while controld
-// runs; what an earlier mode left is brought into line. blockedFor is how long
-// commits have had nobody to wait for.
+// runs; what an earlier mode left is brought into line. What a person set by
+// ALTER SYSTEM stays as it is. blockedFor is how long commits have had nobody to
+// wait for.
 func NextProtection(v View, id Identity, mode ReplicationMode, blockedFor, limit time.Duration) Action {
 	leader, problem := Leader(v)
 	if problem != nil || leader.Node.Name != id.Primary {
@@ -32,21 +33,29 @@ func NextProtection(v View, id Identity, mode ReplicationMode, blockedFor, limit
 	}
 	waits := commitsWait(leader)
 	switch {
+	case overridden(leader, synchronousNames):
+		if mode != Async && !waits && !id.Unsynced { // a later failover must not take the standby for in sync
+			return Action{Kind: KindProtect, How: protectLift, Reason: "ALTER SYSTEM lets commits wait for nobody, which is noted"}
+		}
+		return Action{}
 	case mode == Async && waits:
-		return Action{KindProtect, protectLift, "the replication mode is async now"}
+		return Action{Kind: KindProtect, How: protectLift, Reason: "the replication mode is async now"}
 	case mode == Async:
 		return Action{}
 	case mode == Sync && waits && !inSync(*leader.Server) && blockedFor >= limit:
-		return Action{KindProtect, protectLift, fmt.Sprintf("no standby has been in sync for %s", blockedFor.Round(time.Millisecond))}
+		return Action{Kind: KindProtect, How: protectLift, Reason: fmt.Sprintf("no standby has been in sync for %s", blockedFor.Round(time.Millisecond))}
 	case (!waits || id.Unsynced) && len(Followers(v)) > 0:
-		return Action{KindProtect, protectSet, "a standby streams"}
+		return Action{Kind: KindProtect, How: protectSet, Reason: "a standby streams"}
 	}
 	return Action{}
 }
 
+// synchronousNames is PostgreSQL's setting of what commits wait for.
+const synchronousNames = "synchronous_standby_names"
+
 // commitsWait reports whether commits on the node wait for a synchronous standby.
 func commitsWait(s NodeState) bool {
-	return s.Server != nil && s.Server.Settings["synchronous_standby_names"] != ""
+	return s.Server != nil && s.Server.Settings[synchronousNames] != ""
 }
 
 // syncSilence is how long a standby in sync may say nothing. It reports once a
@@ -55,10 +64,11 @@ func commitsWait(s NodeState) bool {
 const syncSilence = 3 * time.Second
 
 // CommitsBlocked reports whether commits wait for a standby that is not there,
-// and for how long nothing has been heard of it, where that is known.
+// and for how long nothing has been heard of the one that they wait for, where
+// there is one. The wall clocks of the nodes say that: it is wrong when they step.
 func CommitsBlocked(v View) (silent time.Duration, blocked bool) {
 	leader, problem := Leader(v)
-	if problem != nil || !commitsWait(leader) || inSync(*leader.Server) {
+	if problem != nil || !commitsWait(leader) {
 		return 0, false
 	}
 	for _, x := range leader.Server.Senders {
@@ -66,7 +76,7 @@ func CommitsBlocked(v View) (silent time.Duration, blocked bool) {
 			silent = max(silent, x.Silent)
 		}
 	}
-	return silent, true
+	return silent, !inSync(*leader.Server)
 }
 
 func inSync(s Server) bool {
@@ -128,9 +138,11 @@ func (m *Manager) protectWork(how string) operation.Runnable {
 		Prepare: prepare,
 		Steps: func(*protectState) []operation.Step[protectState] {
 			if how == protectLift {
-				return []operation.Step[protectState]{{Name: "lift synchronous replication", Do: lift, Entry: true}}
+				return []operation.Step[protectState]{{Name: "lift synchronous replication", Do: within(settingDeadline, lift), Entry: true}}
 			}
-			return []operation.Step[protectState]{{Name: "set synchronous replication", Do: set, Undo: lift, Entry: true}}
+			// An emergency failover waits for the undoing, for giveWayDeadline. Cut
+			// short, it has left its note and the right file; supervision does the rest.
+			return []operation.Step[protectState]{{Name: "set synchronous replication", Do: set, Undo: within(2*loginTimeout, lift), Entry: true}}
 		},
 		Result: func(s *protectState) map[string]any {
 			return map[string]any{"primary": s.Leader, "standby": s.Standby}

@@ -15,6 +15,12 @@ func TestNextProtection(t *testing.T) {
 		v.Nodes[1].Server = nil
 	}
 	alone := func(v *View) { v.Nodes[0].Server.Senders = nil; v.Nodes[1].Server = nil }
+	person := func(names string) func(*View) {
+		return func(v *View) {
+			v.Nodes[0].Server.Settings["synchronous_standby_names"] = names
+			v.Nodes[0].Server.Overridden = []string{"synchronous_standby_names"}
+		}
+	}
 	both := func(f, g func(*View)) func(*View) { return func(v *View) { f(v); g(v) } }
 	for _, tt := range []struct {
 		name     string
@@ -37,13 +43,21 @@ func TestNextProtection(t *testing.T) {
 		{"sync lifts it for a silent one", Sync, silent, false, 5 * time.Second, protectLift},
 		{"strict sets what async had not", Strict, func(*View) {}, true, 0, protectSet},
 		{"strict in sync has nothing to do", Strict, synced, false, 0, ""},
+		{"async leaves a person's names", Async, person("*"), false, 0, ""},
+		{"async leaves a person's names for a dead standby", Async, both(person("*"), alone), false, time.Hour, ""},
+		{"sync leaves a person's names for a dead standby", Sync, both(person("*"), alone), false, time.Hour, ""},
+		{"sync proves nothing by a person's names", Sync, person("*"), true, 0, ""},
+		{"sync notes that a person lifted it", Sync, person(""), false, 0, protectLift},
+		{"strict notes that a person lifted it", Strict, person(""), false, 0, protectLift},
+		{"sync notes that once", Sync, person(""), true, 0, ""},
+		{"async notes nothing", Async, person(""), false, 0, ""},
 		{"strict never lifts", Strict, both(waits, alone), false, time.Hour, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := healthyView()
 			tt.change(&v)
 			got := NextProtection(v, Identity{Primary: "pg1", Unsynced: tt.unsynced}, tt.mode, tt.blocked, 5*time.Second)
-			if got.Node != tt.want || (got.Kind == KindProtect) != (tt.want != "") {
+			if got.How != tt.want || (got.Kind == KindProtect) != (tt.want != "") {
 				t.Errorf("got %+v, want %q", got, tt.want)
 			}
 		})
@@ -59,7 +73,7 @@ func TestCommitsBlocked(t *testing.T) {
 		blocked bool
 	}{
 		{"nobody is waited for", "", nil, 0, false},
-		{"the standby is in sync", "pg2", []Sender{{SyncState: "sync", Silent: time.Second}}, 0, false},
+		{"the standby is in sync", "pg2", []Sender{{SyncState: "sync", Silent: time.Second}}, time.Second, false},
 		{"the standby is gone", "pg2", nil, 0, true},
 		{"the standby is there and not in sync", "pg2", []Sender{{SyncState: "async", Silent: time.Second}}, 0, true},
 		{"the standby is frozen", "pg2", []Sender{{SyncState: "sync", Silent: 4 * time.Second}}, 4 * time.Second, true},

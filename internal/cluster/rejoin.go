@@ -125,6 +125,9 @@ func (r *rejoin) prepare(ctx context.Context, s *rejoinState) (operation.Prepare
 			"%s is on timeline %d, later than %d of the primary %s: it was promoted past controld. Its data is left as it is; controld rejoin %s overwrites what it wrote since",
 			s.Node, state.Timeline(), leader.Timeline(), s.Leader, s.Node)
 	}
+	if problem := r.notOurs(state, leader); problem != nil && !r.asked {
+		return operation.Prepared{}, problem
+	}
 	s.Empty = state.Control == nil || state.Control.SystemID != leader.Server.SystemID
 	s.Marked = !usable(state)
 	p := operation.Prepared{Mode: s.Method}
@@ -132,6 +135,24 @@ func (r *rejoin) prepare(ctx context.Context, s *rejoinState) (operation.Prepare
 		p.Already = r.node.Name + " streams from " + leader.Node.Name + " already"
 	}
 	return p, nil
+}
+
+// notOurs: what lies on the node's volume is no copy of this cluster, as after a
+// container was made with another's volume, or cannot be told. Only a person may
+// have that overwritten.
+func (r *rejoin) notOurs(state, leader NodeState) error {
+	overwrite := fmt.Sprintf("Its data is left as it is; controld rejoin %s overwrites it", r.node.Name)
+	switch empty, err := r.m.out.Volumes.Empty(r.node); {
+	case !usable(state): // half of a copy that was being made
+	case state.Control != nil && state.Control.SystemID != leader.Server.SystemID:
+		return operation.Refuse("system-identifier", map[string]any{"system_id": state.Control.SystemID, "primary_system_id": leader.Server.SystemID},
+			"the volume of %s holds another cluster (system identifier %d, the primary's is %d). %s", r.node.Name, state.Control.SystemID, leader.Server.SystemID, overwrite)
+	case err != nil:
+		return fmt.Errorf("look at the volume of %s: %w", r.node.Name, err)
+	case state.Control == nil && !empty:
+		return operation.Refuse("precheck-failed", nil, "the volume of %s holds data whose control file cannot be read. %s", r.node.Name, overwrite)
+	}
+	return nil
 }
 
 // steps is the ladder. A rung is skipped when one before it held, or when it
@@ -193,24 +214,41 @@ func (r *rejoin) applySettings(ctx context.Context, s *rejoinState, limit time.D
 func (r *rejoin) mayOverwrite(ctx context.Context, s *rejoinState) error {
 	ctx, cancel := context.WithTimeout(ctx, settingDeadline)
 	defer cancel()
-	pos, err := r.sessions.position(ctx, r.node)
-	if err != nil {
-		if r.m.orderFailed(r.node) != nil || errors.Is(err, ErrStarting) {
-			return nil // its server does not come up on this data: overwrite it
-		}
-		return fmt.Errorf("%s cannot be asked why it does not stream; its data was left as it is: %w", s.Node, err)
-	}
 	var leader Server
-	err = r.sessions.with(ctx, r.leader(s), func(session Session) (err error) {
+	err := r.sessions.with(ctx, r.leader(s), func(session Session) (err error) {
 		leader, err = session.Observe(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	pos, err := r.sessions.position(ctx, r.node)
+	if err != nil {
+		return r.mayOverwriteUnasked(s, leader, err)
+	}
 	lost := slices.ContainsFunc(leader.Slots, func(x Slot) bool { return x.Name == r.node.Slot() && x.WALStatus == "lost" })
 	if pos.Timeline >= leader.Timeline && !lost {
 		return fmt.Errorf("%s is on the primary's timeline %d but does not stream; its data was left as it is: %s", s.Node, pos.Timeline, s.Failure)
+	}
+	return nil
+}
+
+// mayOverwriteUnasked is mayOverwrite of a node whose server does not answer
+// (why). One that ends at each start, though its data is on the primary's
+// timeline, mostly ends for its settings or its memory: a copy would end alike.
+func (r *rejoin) mayOverwriteUnasked(s *rejoinState, leader Server, why error) error {
+	failed := r.m.orderFailed(r.node)
+	switch {
+	case errors.Is(why, ErrStarting):
+		return nil // and nothing has moved for the deadline
+	case failed == nil:
+		return fmt.Errorf("%s cannot be asked why it does not stream; its data was left as it is: %w", s.Node, why)
+	case r.asked:
+		return nil
+	}
+	if control, err := r.m.out.Volumes.Control(r.node); err == nil && control.Timeline() >= leader.Timeline {
+		return fmt.Errorf("the server of %s does not come up on data of the primary's timeline %d, which was left as it is: %w. Its log says why; controld rejoin %s copies it anew",
+			s.Node, control.Timeline(), failed, s.Node)
 	}
 	return nil
 }
@@ -376,7 +414,10 @@ func (f *failover) rejoinSteps(s *failoverState) []operation.Step[failoverState]
 	}
 	return append(out, operation.Step[failoverState]{Name: "prechecks", Do: func(ctx context.Context, s *failoverState) error {
 		v := f.m.fresh(ctx)
-		f.addresses(v, s)
+		f.addresses(ctx, v, s)
+		if err := f.reachable(s); err != nil {
+			return err
+		}
 		s.RejoinFirst = true // the list of steps must stay the same when this is resumed
 		from, _ := v.Node(s.From)
 		target, _ := v.Node(s.To)

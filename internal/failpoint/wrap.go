@@ -93,6 +93,10 @@ func (s session) Position(ctx context.Context) (p cluster.Position, err error) {
 	return p, err
 }
 
+func (s session) EndQueries(ctx context.Context) error {
+	return s.hook("Session.EndQueries", func() error { return s.Session.EndQueries(ctx) })
+}
+
 func (s session) WriteProbe(ctx context.Context) error {
 	return s.hook("Session.WriteProbe", func() error { return s.Session.WriteProbe(ctx) })
 }

@@ -1,8 +1,9 @@
 // Package metrics is the registry behind GET /metrics: what was last observed,
 // what operations did, and the process itself. It observes nothing by itself.
-// What PostgreSQL says is named as postgres_exporter names it (pg_up,
-// pg_replication_lag_seconds), with a label node; the rest begins with
-// controld_.
+// What PostgreSQL says begins with pg_ and has a label node. Where
+// postgres_exporter has the same figure it bears that name (pg_up,
+// pg_replication_lag_seconds), also where Prometheus would name it otherwise.
+// The rest begins with controld_. docs/api.md lists all of them.
 package metrics
 
 import (
@@ -42,7 +43,7 @@ type Metrics struct {
 }
 
 // pauseBuckets are dense where a pause of a planned failover lies.
-var pauseBuckets = []float64{0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60}
+var pauseBuckets = []float64{0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60}
 
 // New makes the registry. version and goVersion go into controld_build_info.
 func New(source Source, version, goVersion string, log *slog.Logger) *Metrics {

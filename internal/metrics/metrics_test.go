@@ -4,11 +4,14 @@ import (
 	"context"
 	"log/slog"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"controld/internal/cluster"
@@ -56,7 +59,9 @@ func TestObservationIsShown(t *testing.T) {
 		`pg_timeline{node="postgres_slave"} 3`,
 		`controld_node_role{node="postgres_master",role="primary"} 1`,
 		`controld_node_role{node="postgres_slave",role="primary"} 0`,
-		`pg_replication_slot_lag_bytes{node="postgres_master",slot="postgres_slave"} 200`,
+		`pg_replication_slots_pg_wal_lsn_diff{node="postgres_master",slot_name="postgres_slave"} 200`,
+		`pg_replication_slots_active{node="postgres_master",slot_name="postgres_slave"} 1`,
+		`pg_stat_archiver_failed_count{node="postgres_master"} 4`,
 		`pg_archive_ready_segments{node="postgres_master"} 2`,
 		`controld_cluster_writable 1`,
 		`controld_component_status{component="redis",status="down"} 1`,
@@ -88,6 +93,7 @@ func TestOperationsAreCounted(t *testing.T) {
 	for _, line := range []string{
 		`controld_operations_total{kind="failover",mode="planned",state="succeeded"} 1`,
 		`controld_operations_total{kind="failover",mode="planned",state="undone"} 1`,
+		`controld_failover_pause_seconds_bucket{kind="failover",mode="planned",le="0.01"} 0`,
 		`controld_failover_pause_seconds_sum{kind="failover",mode="planned"} 0.2905`,
 		`controld_failover_pause_seconds_count{kind="failover",mode="planned"} 1`,
 		`controld_failover_lost_bytes_total{estimate="true"} 8192`,
@@ -108,7 +114,50 @@ func TestNamesAreClean(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range problems {
+		if p.Metric == "pg_stat_archiver_failed_count" {
+			continue // named as postgres_exporter names it
+		}
 		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// docs/api.md lists every metric with its labels, and none that is not there.
+func TestEveryMetricIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	row := regexp.MustCompile("(?m)^\\| `((?:pg|controld)_[a-z_]+)` \\|([^|]*)\\|")
+	for _, m := range row.FindAllStringSubmatch(string(doc), -1) {
+		documented[m[1]] = strings.TrimSpace(strings.ReplaceAll(m[2], "`", ""))
+	}
+	m := New(sample(), "", "", quiet())
+	m.Ended(operation.Record{
+		Kind: "failover", Mode: "planned", State: operation.Succeeded, EndedAt: time.Now(),
+		Steps:  []operation.StepRecord{{Name: "promote", State: operation.StepDone}},
+		Result: map[string]any{"pause_ms": 1.0, "lost_bytes": 1},
+	})
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := map[string]string{}
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "go_") || strings.HasPrefix(f.GetName(), "process_") {
+			continue
+		}
+		var labels []string
+		for _, l := range f.GetMetric()[0].GetLabel() {
+			labels = append(labels, l.GetName())
+		}
+		served[f.GetName()] = strings.Join(labels, ", ")
+	}
+	if len(served) != len(all)+6 { // the collector's, the five of operations, and the build's
+		t.Errorf("%d metrics are served: the sample does not make all of them", len(served))
+	}
+	if diff := cmp.Diff(served, documented); diff != "" {
+		t.Errorf("served (-), in docs/api.md (+):\n%s", diff)
 	}
 }
 
@@ -137,15 +186,19 @@ func TestRunSubscribesAnew(t *testing.T) {
 		go func() { done <- m.Run(ctx, events) }()
 		close(<-events.streams)
 		second := <-events.streams
-		second <- operation.Event{Type: "step", Record: operation.Record{Kind: "rejoin", State: operation.Succeeded}}
+		second <- operation.Event{Type: "step", Record: operation.Record{Kind: "rejoin", State: operation.Succeeded, EndedAt: time.Now()}}
 		synctest.Wait()
 		second <- operation.Event{Type: "operation", Record: operation.Record{Kind: "rejoin", State: operation.Running}}
+		second <- operation.Event{Type: "operation", Record: operation.Record{Kind: "failover", State: operation.Incomplete}}
 		synctest.Wait()
-		second <- operation.Event{Type: "operation", Record: operation.Record{Kind: "rejoin", State: operation.Succeeded}}
+		second <- operation.Event{Type: "operation", Record: operation.Record{Kind: "rejoin", State: operation.Succeeded, EndedAt: time.Now()}}
 		synctest.Wait()
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)
+		}
+		if got := testutil.CollectAndCount(m.operations); got != 1 {
+			t.Errorf("%d kinds were counted, want 1: incomplete without an end is being retried", got)
 		}
 		if got := testutil.ToFloat64(m.operations.WithLabelValues("rejoin", "", "succeeded")); got != 1 {
 			t.Errorf("counted %v, want 1: an operation counts once, when it ends", got)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"controld/internal/cluster"
@@ -49,6 +50,7 @@ type Monitor struct {
 
 	begun        bool
 	beginAfter   time.Time // a start that a person has to settle is not tried all the time
+	heard        time.Time // when the synchronous standby last said something, or nobody was waited for
 	blockedSince time.Time
 	retries      map[cluster.Action]*retry
 }
@@ -82,6 +84,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	defer func() { cancel() }()
 	acting := make(chan struct{}, 1)
 	finished := make(chan func(), 1)
+	m.heard = time.Now() // what was before is not known
 	for {
 		v := m.cluster.Observe(ctx)
 		m.noteBlocked(v)
@@ -117,38 +120,60 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 }
 
+// noteBlocked keeps since when commits have waited for nobody: since the standby
+// was last heard of. The silence is told by wall clocks, so one that steps makes
+// it any length. What was heard before, by the monotonic clock, bounds it: two
+// healthy nodes are not taken for blocked because a machine was resumed.
 func (m *Monitor) noteBlocked(v cluster.View) {
 	silent, blocked := cluster.CommitsBlocked(v)
-	if !blocked {
-		m.blockedSince = time.Time{}
-	} else if m.blockedSince.IsZero() {
-		m.blockedSince = time.Now().Add(-silent)
+	heard := time.Now().Add(-silent)
+	switch {
+	case !blocked:
+		m.heard, m.blockedSince = heard, time.Time{}
+	case m.blockedSince.IsZero() && heard.Before(m.heard):
+		m.blockedSince = m.heard
+	case m.blockedSince.IsZero():
+		m.blockedSince = heard
 	}
 }
 
-// next returns what to do now, nil for nothing. What it returns runs in a
-// goroutine of its own and returns how to settle it, back in the loop.
+// next returns what to do now, nil for nothing: the weightiest of what is wanted
+// that did not fail just now. What it returns runs in a goroutine of its own and
+// returns how to settle it, back in the loop.
 func (m *Monitor) next(ctx context.Context, v cluster.View) func() func() {
 	if !m.begun {
 		return m.beginning(ctx)
 	}
-	a := m.decide(v)
-	key := cluster.Action{Kind: a.Kind, Node: a.Node}
-	for _, name := range cluster.Followers(v) {
-		tried := cluster.Action{Kind: cluster.KindRejoin, Node: name}
-		if tried != key && len(m.operations.Open()) == 0 {
-			delete(m.retries, tried) // it has held
+	wanted := m.wanted(v)
+	m.forget(v, wanted)
+	for _, a := range wanted {
+		if r := m.retries[key(a)]; r != nil && time.Now().Before(r.after) {
+			continue
+		}
+		return func() func() {
+			ok := m.do(ctx, a)
+			return func() { m.settle(key(a), ok) }
 		}
 	}
-	if a.Kind == "" {
-		return nil
+	return nil
+}
+
+// key is an action as its attempts are counted: the reason may change.
+func key(a cluster.Action) cluster.Action {
+	a.Reason = ""
+	return a
+}
+
+// forget drops the attempts at the rejoins that have held.
+func (m *Monitor) forget(v cluster.View, wanted []cluster.Action) {
+	if len(m.operations.Open()) > 0 {
+		return
 	}
-	if r := m.retries[key]; r != nil && time.Now().Before(r.after) {
-		return nil
-	}
-	return func() func() {
-		ok := m.do(ctx, a)
-		return func() { m.settle(key, ok) }
+	for _, name := range cluster.Followers(v) {
+		tried := cluster.Action{Kind: cluster.KindRejoin, Node: name}
+		if !slices.ContainsFunc(wanted, func(a cluster.Action) bool { return key(a) == tried }) {
+			delete(m.retries, tried)
+		}
 	}
 }
 
@@ -165,21 +190,24 @@ func (m *Monitor) beginning(ctx context.Context) func() func() {
 	}
 }
 
-func (m *Monitor) decide(v cluster.View) cluster.Action {
+// wanted is what is to be done, the weightiest first. What commits wait for is
+// changed beside a rejoin; everything else waits for what is open.
+func (m *Monitor) wanted(v cluster.View) []cluster.Action {
 	id := m.cluster.Identity()
 	blockedFor := time.Duration(0)
 	if !m.blockedSince.IsZero() {
 		blockedFor = time.Since(m.blockedSince)
 	}
+	var wanted []cluster.Action
 	protection := cluster.NextProtection(v, id, m.cfg.Replication, blockedFor, m.cfg.SyncTimeout)
 	open := m.operations.Open()
 	if protection.Kind != "" && !anyOf(open, cluster.KindFailover, cluster.KindFailback, cluster.KindStart, cluster.KindBootstrap, cluster.KindProtect) {
-		return protection
+		wanted = append(wanted, protection)
 	}
 	if len(open) > 0 {
-		return cluster.Action{}
+		return wanted
 	}
-	return cluster.NextAction(v, id, cluster.WantTargets)
+	return append(wanted, cluster.NextActions(v, id, cluster.WantTargets)...)
 }
 
 func anyOf(open []operation.Record, kinds ...string) bool {
@@ -204,14 +232,14 @@ func (m *Monitor) do(ctx context.Context, a cluster.Action) bool {
 	case cluster.KindAlign:
 		rec, err = m.cluster.Align(ctx, a.Reason, self)
 	case cluster.KindProtect:
-		rec, err = m.cluster.Protect(ctx, a.Node, a.Reason, self)
+		rec, err = m.cluster.Protect(ctx, a.How, a.Reason, self)
 	}
 	var busy *operation.Busy
 	if errors.As(err, &busy) {
 		return true // somebody was quicker; look again
 	}
 	if err != nil {
-		m.log.Warn("action refused", "action", a.Kind, "node", a.Node, "err", err)
+		m.log.Warn("action refused", "action", a.Kind, "node", a.Node, "how", a.How, "err", err)
 		return false
 	}
 	if a.Kind == cluster.KindRejoin {

@@ -23,11 +23,14 @@ type world struct {
 	begins   []time.Time
 	beginsOK int // the call of Begin that succeeds, from 1
 	looks    []time.Time
-	down     bool   // the standby
-	astray   bool   // it looks for the primary elsewhere
-	names    string // synchronous_standby_names
+	down     bool          // the standby
+	astray   bool          // it looks for the primary elsewhere
+	misled   bool          // the pooler's clients
+	silent   time.Duration // of the standby, by the wall clocks
+	names    string        // synchronous_standby_names
 	asked    map[string][]time.Time
 	open     []operation.Record
+	fails    map[string]bool // what is asked for and fails
 }
 
 func newWorld() *world { return &world{beginsOK: 1, asked: map[string][]time.Time{}} }
@@ -52,10 +55,13 @@ func (w *world) Observe(context.Context) cluster.View {
 	if w.down {
 		standby = nil
 	} else {
-		leader.Senders = []cluster.Sender{{Application: "two", State: "streaming", SyncState: "sync"}}
+		leader.Senders = []cluster.Sender{{Application: "two", State: "streaming", SyncState: "sync", Silent: w.silent}}
 	}
 	v := cluster.View{At: now, Nodes: []cluster.NodeState{state("one", leader), state("two", standby)}}
 	t := cluster.WantTargets(v)
+	if w.misled {
+		t.Primary = "elsewhere"
+	}
 	v.Pooler = cluster.PoolerState{SeenAt: now, Container: cluster.Container{Running: true}, Databases: []cluster.PoolerDatabase{
 		{Name: "imdb", Host: t.Primary}, {Name: "imdb_ro", Host: t.Standby},
 	}}
@@ -97,6 +103,11 @@ func (w *world) Open() []operation.Record {
 }
 
 func (w *world) Wait(_ context.Context, id string) (operation.Record, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fails[id] {
+		return operation.Record{ID: id, State: operation.Undone}, nil
+	}
 	return operation.Record{ID: id, State: operation.Succeeded}, nil
 }
 
@@ -186,6 +197,105 @@ func (w *world) set(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f()
+}
+
+// What fails again and again is tried again and again, and keeps nothing of less
+// weight from being done.
+func TestWhatFailsHoldsUpNothingElse(t *testing.T) {
+	for _, tt := range []struct {
+		fails string
+		hurt  func(*world)
+	}{
+		{"protect lift", func(w *world) { w.names = "*" }}, // in mode async
+		{"align", func(w *world) { w.misled = true }},
+	} {
+		t.Run(tt.fails, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.fails = map[string]bool{tt.fails: true}
+				tt.hurt(w)
+				died := time.Now().Add(10 * time.Minute)
+				time.AfterFunc(10*time.Minute, func() { w.set(func() { w.down = true }) })
+				watch(t, w, Config{}, 30*time.Minute)
+				rejoins := w.asked["rejoin two"]
+				if len(rejoins) == 0 {
+					t.Fatal("the standby was not rejoined")
+				}
+				if late := rejoins[0].Sub(died); late > 2*time.Second {
+					t.Errorf("rejoined %s after it died", late)
+				}
+				if tries := len(w.asked[tt.fails]); tries < 6 || tries > 20 {
+					t.Errorf("%s was tried %d times in half an hour", tt.fails, tries)
+				}
+			})
+		})
+	}
+}
+
+// watchSync runs a monitor in mode sync with a timeout of 5 s, and returns when
+// it lifted the wait.
+func watchSync(t *testing.T, w *world, d time.Duration) []time.Time {
+	t.Helper()
+	m := New(Config{Interval: time.Second, Replication: cluster.Sync, SyncTimeout: 5 * time.Second}, w, w, slog.New(slog.DiscardHandler))
+	m.begun = true
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	if err := m.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return w.asked["protect lift"]
+}
+
+// A frozen standby counts as dead from its last word on, which came some time
+// before it is known.
+func TestAFrozenStandbyIsLiftedFromItsLastWordOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.names = "FIRST 1 (two)"
+		word := time.Now().Add(10*time.Second + 300*time.Millisecond)
+		look := time.NewTicker(100 * time.Millisecond)
+		defer look.Stop()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-look.C:
+					w.set(func() { w.silent = max(0, time.Since(word)) })
+				}
+			}
+		}()
+		lifts := watchSync(t, w, 20*time.Second)
+		if len(lifts) == 0 {
+			t.Fatal("not lifted")
+		}
+		if after := lifts[0].Sub(word); after < 5*time.Second || after > 6*time.Second {
+			t.Errorf("lifted %s after its last word, want just after 5 s", after)
+		}
+	})
+}
+
+// The wall clock of a machine steps forward, or the machine was suspended: for
+// one observation a healthy standby seems to have said nothing for long.
+func TestAClockThatStepsLiftsNothing(t *testing.T) {
+	for _, at := range []time.Duration{0, 500 * time.Millisecond, 10*time.Second + 500*time.Millisecond} {
+		t.Run("at "+at.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.names, w.silent = "FIRST 1 (two)", 900*time.Millisecond
+				if at == 0 {
+					w.silent = time.Hour // when controld looks for the first time
+				}
+				time.AfterFunc(at, func() { w.set(func() { w.silent = time.Hour }) })
+				time.AfterFunc(at+time.Second, func() { w.set(func() { w.silent = 100 * time.Millisecond }) })
+				if lifts := watchSync(t, w, time.Minute); len(lifts) > 0 {
+					t.Errorf("lifted %d times", len(lifts))
+				}
+			})
+		})
+	}
 }
 
 // A dead synchronous standby is lifted while it is being rejoined, not after.

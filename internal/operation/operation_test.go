@@ -422,6 +422,52 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestResumeWhileTheWorldDoesNotSay: an operation whose point of no return is not
+// known excludes others for as long as it takes. Left aside and resumed at a later
+// start it would go on in another world.
+func TestResumeWhileTheWorldDoesNotSay(t *testing.T) {
+	for _, tt := range []struct {
+		cancelled bool
+		state     State
+		trace     string
+	}{{false, Succeeded, "leap d e"}, {true, Incomplete, "given up"}} {
+		onBench(t, func(b *bench) {
+			gone := make(chan struct{})
+			s := &script{do: map[string]func(context.Context) error{"leap": func(context.Context) error { <-gone; return errBoom }}}
+			if _, err := b.start("failover", s); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			b.crash(func() { close(gone) })
+			began := time.Now()
+			next := &script{past: func(context.Context) (bool, error) {
+				if time.Since(began) < 5*time.Minute {
+					return false, errBoom
+				}
+				return true, nil
+			}}
+			next.policy.GiveUp = next.note("given up")
+			rec := b.resume(next)
+			time.Sleep(2 * time.Minute)
+			if open := b.m.Open(); len(open) != 1 || open[0].State != Incomplete {
+				t.Errorf("after two minutes: %+v", open)
+			}
+			if _, err := b.start("rejoin", &script{}); !errors.As(err, new(*Busy)) {
+				t.Errorf("started beside it: %v", err)
+			}
+			if tt.cancelled {
+				if _, err := b.m.Cancel(context.Background(), rec.ID, Caller{Name: "t"}); err != nil {
+					t.Error(err)
+				}
+			}
+			time.Sleep(10 * time.Minute)
+			if rec, _ = b.m.Get(rec.ID); rec.State != tt.state || rec.Open() || next.trace() != tt.trace {
+				t.Errorf("in the end %s after %q, want %s after %q", rec.State, next.trace(), tt.state, tt.trace)
+			}
+		})
+	}
+}
+
 // TestCrashWhileUndoing: it goes on undoing, for the same reason.
 func TestCrashWhileUndoing(t *testing.T) {
 	onBench(t, func(b *bench) {

@@ -42,6 +42,9 @@ type Work[S any] struct {
 	// of the world and not of the journal. It may act to find out (fence a
 	// server that does not answer). An error means: not known, ask again.
 	Past func(ctx context.Context, state *S) (bool, error)
+	// GiveUp, if set, notes what is true when a person gives the operation up
+	// past its point of no return.
+	GiveUp func(ctx context.Context, state *S) error
 	// Forward makes a restarted daemon go on with the steps instead of
 	// undoing them, for operations whose steps can all be repeated.
 	Forward bool
@@ -207,11 +210,24 @@ func (w Work[S]) settle(ctx context.Context, r *run, state *S, steps []Step[S], 
 	case errors.Is(cause, ErrStopping):
 		return Running, false // the journal stays open; the next start goes on
 	case errors.Is(cause, errCancelled):
-		return r.fail(Incomplete, fmt.Errorf("given up on request, past the point of no return, after: %w", failure)), false
+		return w.giveUp(ctx, r, state, failure), false
 	}
 	r.incomplete(failure)
 	r.pauseBeforeRetry(ctx)
 	return "", true
+}
+
+// giveUp ends an operation past its point of no return as it stands.
+func (w Work[S]) giveUp(ctx context.Context, r *run, state *S, failure error) State {
+	if w.GiveUp != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		if err := guarded(r.log, func() error { return w.GiveUp(ctx, state) }); err != nil {
+			r.log.Error("given up, and what is true now not noted", "err", err)
+		}
+	}
+	r.result(w.result(state))
+	return r.fail(Incomplete, fmt.Errorf("given up on request, past the point of no return, after: %w", failure))
 }
 
 // past asks the world until it answers or ctx ends.
@@ -257,7 +273,7 @@ func (w Work[S]) undo(ctx context.Context, r *run, state *S, steps []Step[S], la
 	var refusal *Problem
 	switch {
 	case errors.Is(cause, errCancelled) && undoErr == nil:
-		return r.fail(Cancelled, errors.New("cancelled on request; everything was undone"))
+		return r.fail(Cancelled, errors.New("cancelled on request; what could be undone was"))
 	case errors.As(failure, &refusal) && undoErr == nil:
 		return r.fail(Refused, refusal)
 	}
@@ -286,9 +302,17 @@ func (w Work[S]) resume(ctx context.Context, r *run) State {
 	noReturn := index(steps, w.NoReturn)
 	past := noReturn >= 0 && at > noReturn // that step had ended, or there were no such entry
 	if !past && noReturn >= 0 && last >= noReturn {
-		var known bool
-		if past, known = w.past(ctx, r, &state); !known {
-			return Running
+		// Until the world says, nothing else may begin: not given up but by a
+		// person, or a later start would act on a world that has moved on.
+		for known := false; !known; {
+			past, known = w.past(ctx, r, &state)
+			switch cause := context.Cause(ctx); {
+			case known:
+			case errors.Is(cause, errCancelled):
+				return w.giveUp(ctx, r, &state, errors.New("whether its point of no return is passed is not known"))
+			case cause != nil:
+				return Running
+			}
 		}
 		at = max(at, noReturn)
 	}

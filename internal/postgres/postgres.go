@@ -25,6 +25,7 @@ const (
 	codeObjectInUse      = "55006"
 	codeNotInState       = "55000"
 	codeReadOnly         = "25006"
+	codeTooMany          = "53300"
 )
 
 // Servers opens sessions with one role's name and password.
@@ -51,6 +52,9 @@ func (s *Servers) Connect(ctx context.Context, n cluster.Node) (cluster.Session,
 	if err != nil {
 		if isStarting(err) {
 			return nil, fmt.Errorf("connect to %s: %w", n.Name, cluster.ErrStarting)
+		}
+		if hasCode(err, codeTooMany) {
+			err = fmt.Errorf("%w: %w", cluster.ErrFull, err)
 		}
 		return nil, fmt.Errorf("connect to %s: %w", n.Name, err)
 	}

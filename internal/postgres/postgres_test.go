@@ -39,6 +39,8 @@ func TestSessions(t *testing.T) {
 	}{
 		{"what an observation says", observeDetails},
 		{"an open transaction is seen", openTransaction},
+		{"a server without a connection left", full},
+		{"queries are ended", endQueries},
 		{"reload", reload},
 		{"a slot without WAL is made anew", emptySlot},
 		{"synchronous commit", synchronousCommit},
@@ -100,17 +102,51 @@ func openTransaction(t *testing.T, pair *dockertest.Pair, e clustertest.SessionE
 	if v := observe(t, s); v.OldestTransaction != nil {
 		t.Errorf("a transaction is open: %+v", v.OldestTransaction)
 	}
-	client, err := pgconn.Connect(t.Context(), fmt.Sprintf("host=%s user=app password='%s' dbname=imdb application_name=shop sslmode=disable", pair.Primary.IP, dockertest.Password))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close(context.Background())
+	client := shop(t, pair.Primary)
 	if _, err := client.Exec(t.Context(), "BEGIN").ReadAll(); err != nil {
 		t.Fatal(err)
 	}
 	got := observe(t, s).OldestTransaction
 	if got == nil || got.User != "app" || got.Database != "imdb" || got.Application != "shop" || got.State != "idle in transaction" || got.PID == 0 || got.Age <= 0 {
 		t.Errorf("transaction: %+v", got)
+	}
+}
+
+// shop is an application's connection to a server.
+func shop(t *testing.T, to *dockertest.Postgres) *pgconn.PgConn {
+	t.Helper()
+	client, err := pgconn.Connect(t.Context(), fmt.Sprintf("host=%s user=app password='%s' dbname=imdb application_name=shop sslmode=disable", to.IP, dockertest.Password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close(context.WithoutCancel(t.Context())) })
+	return client
+}
+
+func full(t *testing.T, pair *dockertest.Pair, e clustertest.SessionEnv) {
+	pair.Primary.SQL(t, "imdb", "ALTER ROLE controld CONNECTION LIMIT 0")
+	defer pair.Primary.SQL(t, "imdb", "ALTER ROLE controld CONNECTION LIMIT -1")
+	if _, err := e.Servers.Connect(t.Context(), e.Primary); !errors.Is(err, cluster.ErrFull) {
+		t.Errorf("connect: %v, want %v", err, cluster.ErrFull)
+	}
+}
+
+func endQueries(t *testing.T, pair *dockertest.Pair, e clustertest.SessionEnv) {
+	ours, other := connect(t, e, e.Standby), connect(t, e, e.Standby)
+	client := shop(t, pair.Standby)
+	if err := ours.EndQueries(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	dockertest.Eventually(t, 10*time.Second, func(ctx context.Context) error {
+		if _, err := client.Exec(ctx, "SELECT 1").ReadAll(); err == nil {
+			return errors.New("the application's session goes on")
+		}
+		return nil
+	})
+	for _, s := range []cluster.Session{ours, other} {
+		if _, err := s.Position(t.Context()); err != nil {
+			t.Errorf("a session of controld's: %v", err)
+		}
 	}
 }
 

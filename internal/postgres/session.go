@@ -50,6 +50,15 @@ func (s *session) probe(ctx context.Context, doing, sql string) error {
 	return err
 }
 
+// Superusers' sessions are not ours to end, and to try would fail for all.
+const endQueriesSQL = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND usename <> current_user
+    AND NOT (SELECT rolsuper FROM pg_roles WHERE oid = usesysid)`
+
+func (s *session) EndQueries(ctx context.Context) error {
+	return s.exec(ctx, "end queries", endQueriesSQL)
+}
+
 // fillSQL takes the bytes to leave.
 const fillSQL = `SET LOCAL synchronous_commit = local;
 SELECT pg_logical_emit_message(true, 'controld', repeat(' ', missing::int))

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -184,6 +185,20 @@ func (v *Volumes) Space(n cluster.Node) (freeBytes, totalBytes int64, err error)
 // such a server leads once it has recovered.
 func (v *Volumes) StandbySignal(n cluster.Node) (bool, error) {
 	return exists(n, "standby.signal")
+}
+
+// HasWAL implements cluster.Volumes.
+func (v *Volumes) HasWAL(n cluster.Node, lsn wal.LSN, segmentBytes int64) (bool, error) {
+	entries, err := os.ReadDir(filepath.Join(n.DataDir(), "pg_wal"))
+	if err != nil {
+		return false, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	// At the very end of a segment the next one may not be there yet.
+	last, next := (lsn - 1).Segment(segmentBytes), lsn.Segment(segmentBytes)
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		_, number, ok := wal.ParseSegmentName(e.Name(), segmentBytes)
+		return ok && (number == last || number == next)
+	}), nil
 }
 
 // HasHistory implements cluster.Volumes.

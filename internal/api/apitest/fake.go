@@ -40,7 +40,8 @@ type Fake struct {
 	Gate chan struct{}
 	// Refusal, when not nil, refuses the next operations.
 	Refusal *operation.Problem
-	// End, when not empty, is how the next operations end.
+	// End, when not empty, is how the next operations end. Incomplete is no end:
+	// such a one stays open, as if it were retried, until it is cancelled.
 	End operation.State
 	// Err, when not nil, is what starting an operation returns.
 	Err error
@@ -56,8 +57,8 @@ type bound struct {
 	id  string
 }
 
-// Steps are the steps that the fake's failover takes.
-var Steps = []string{"pause pooler", "stop old primary", "promote standby", "resume pooler"}
+// Steps are the steps that the fake's operations take: some of a planned failover's.
+var Steps = []string{"pause pooler", "stop old primary", "promote", "resume pooler"}
 
 // New makes a cluster of postgres_master, which leads, and postgres_slave.
 func New() *Fake {
@@ -215,7 +216,7 @@ func (f *Fake) Plan(_ context.Context, r cluster.FailoverRequest) (cluster.Plan,
 		return cluster.Plan{}, f.Err
 	}
 	p := cluster.Plan{Kind: "failover", Mode: "planned", From: f.primary, To: f.target(r.Target), Steps: Steps, WouldRun: f.Refusal == nil, Refusal: f.Refusal}
-	p.Checks = []operation.Check{{Name: "candidate streams", OK: f.Refusal == nil, Detail: "it streams", Numbers: map[string]any{"lag_bytes": 0}}}
+	p.Checks = []operation.Check{{Name: "candidate-streams", OK: f.Refusal == nil, Detail: "it streams", Numbers: map[string]any{"lag_bytes": 0}}}
 	return p, nil
 }
 
@@ -318,6 +319,9 @@ func (f *Fake) work(at int, gate chan struct{}, end operation.State, act func() 
 		} else {
 			r.Result = act()
 		}
+		if r.State == operation.Incomplete {
+			return
+		}
 		r.EndedAt = r.StartedAt.Add(1900 * time.Millisecond)
 	})
 }
@@ -393,7 +397,7 @@ func (f *Fake) Wait(ctx context.Context, id string) (operation.Record, error) {
 	return f.Get(id)
 }
 
-// Cancel ends a running operation at once.
+// Cancel ends a running operation at once; an incomplete one is given up.
 func (f *Fake) Cancel(_ context.Context, id string, by operation.Caller) (operation.Record, error) {
 	f.mu.Lock()
 	f.calls = append(f.calls, "cancel")
@@ -408,7 +412,12 @@ func (f *Fake) Cancel(_ context.Context, id string, by operation.Caller) (operat
 	if ended {
 		return operation.Record{}, fmt.Errorf("operation %s: %w", id, operation.ErrEnded)
 	}
-	f.change(at, "operation", "", func(r *operation.Record) { r.State = operation.Cancelled })
+	f.change(at, "operation", "", func(r *operation.Record) {
+		if r.State != operation.Incomplete {
+			r.State = operation.Cancelled
+		}
+		r.EndedAt = r.StartedAt.Add(1900 * time.Millisecond)
+	})
 	return f.Get(id)
 }
 

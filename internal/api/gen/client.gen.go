@@ -252,7 +252,7 @@ type Check struct {
 
 	// Name What is checked.
 	//
-	// Example: candidate lag
+	// Example: candidate-lag
 	Name string `json:"name"`
 
 	// Numbers The numbers that decided; each name carries its unit.
@@ -357,7 +357,7 @@ type ComponentHealth struct {
 	// Example: Look for a long query on it
 	Do *string `json:"do,omitempty"`
 
-	// Name primary, replication, pooler, archiving, redis, disk NODE, or a node's name.
+	// Name primary, replication, pooler, archiving, redis, disk NODE, a node's name, or start where a person has to choose who leads.
 	//
 	// Example: replication
 	Name string `json:"name"`
@@ -510,7 +510,7 @@ type Health struct {
 	// Example: 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
 	Operation *string `json:"operation,omitempty"`
 
-	// Reason A stable word for the first component that is not ok.
+	// Reason A stable word for the first component that is not ok; docs/operating.md lists them.
 	//
 	// Example: no-standby
 	Reason *string `json:"reason,omitempty"`
@@ -704,7 +704,7 @@ type Operation struct {
 	// Checks The prechecks.
 	Checks *[]Check `json:"checks,omitempty"`
 
-	// EndedAt When it ended; absent while it runs.
+	// EndedAt When it ended; absent while it runs or is being retried.
 	//
 	// Example: 2026-03-01T12:00:01.900Z
 	EndedAt *time.Time `json:"ended_at,omitempty"`
@@ -724,12 +724,18 @@ type Operation struct {
 	// Example: 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
 	ID string `json:"id"`
 
-	// Kind What it is: failover, failback, start, rejoin, ...
+	// Kind What it is. Asked for: failover, failback, start, rejoin. What controld does by itself: bootstrap (the first start,
+	// or the recorded primary's after a stop of everything), rejoin, align (the pooler's entries led where the nodes are),
+	// protect (what commits wait for, with replication.mode sync).
+	//
 	//
 	// Example: failover
 	Kind string `json:"kind"`
 
-	// Mode How: planned or emergency, or a rejoin's method.
+	// Mode How. failover: planned or emergency (auto where it was refused before that was decided); failback: planned; rejoin: the
+	// method that was asked for, auto, rewind or basebackup; start: standby where the node was started as one; protect: set or
+	// lift. Absent for the others.
+	//
 	//
 	// Example: planned
 	Mode *string `json:"mode,omitempty"`
@@ -749,7 +755,7 @@ type Operation struct {
 
 	// Result What came of it. Which keys are there depends on the kind.
 	//
-	// Example: {"estimate":false,"from":"postgres_master","lost_bytes":0,"pause_ms":290.4,"to":"postgres_slave"}
+	// Example: {"estimate":false,"from":"postgres_master","lost_bytes":0,"pause_ms":290.4,"rejoin_ms":812,"rejoined":true,"timeline":4,"to":"postgres_slave"}
 	Result *OperationResult `json:"result,omitempty"`
 
 	// StartedAt When it began.
@@ -757,7 +763,10 @@ type Operation struct {
 	// Example: 2026-03-01T12:00:00.000Z
 	StartedAt time.Time `json:"started_at"`
 
-	// State running and incomplete go on; incomplete has failed past its point of no return and is being retried.
+	// State running goes on. succeeded; refused: nothing was touched; undone: it failed and was taken back; cancelled: taken back on request.
+	// incomplete: it failed past its point of no return. Without an `ended_at` it is being retried; with one it was given
+	// up on request, as it stands. So `ended_at`, not the state, says whether work on an operation goes on.
+	//
 	//
 	// Example: succeeded
 	State OperationState `json:"state"`
@@ -803,17 +812,19 @@ type OperationList struct {
 
 // OperationResult What came of it. Which keys are there depends on the kind.
 //
-// Example: {"estimate":false,"from":"postgres_master","lost_bytes":0,"pause_ms":290.4,"to":"postgres_slave"}
+// Example: {"estimate":false,"from":"postgres_master","lost_bytes":0,"pause_ms":290.4,"rejoin_ms":812,"rejoined":true,"timeline":4,"to":"postgres_slave"}
 type OperationResult = map[string]any
 
-// OperationState running and incomplete go on; incomplete has failed past its point of no return and is being retried.
+// OperationState running goes on. succeeded; refused: nothing was touched; undone: it failed and was taken back; cancelled: taken back on request.
+// incomplete: it failed past its point of no return. Without an `ended_at` it is being retried; with one it was given
+// up on request, as it stands. So `ended_at`, not the state, says whether work on an operation goes on.
 //
 // Example: succeeded
 type OperationState string
 
 // Order defines model for Order.
 type Order struct {
-	// Action initdb, basebackup, rewind, salvage or none.
+	// Action initdb, basebackup, rewind, salvage, discard (remove what a promotion that was undone left) or none.
 	//
 	// Example: none
 	Action string `json:"action"`
@@ -1489,6 +1500,10 @@ type ClientInterface interface {
 	// `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
 	// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 	//
+	// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
+	// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
+	// (`POST /nodes/{name}/start`).
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /failover (the `StartFailover` operationId).
@@ -1499,6 +1514,10 @@ type ClientInterface interface {
 	// The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 	// `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
 	// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+	//
+	// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
+	// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
+	// (`POST /nodes/{name}/start`).
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1578,7 +1597,9 @@ type ClientInterface interface {
 
 	// StartNodeWithBody Start a node that is down, in its recorded role
 	//
-	// A crashed primary starts in place. A node that runs in its role already is a success that says so.
+	// A crashed primary starts in place, also one that an emergency failover left fenced. A node that runs in its role
+	// already is a success that says so. Where another node leads, this one is rejoined as its standby: the operation is
+	// of the kind `rejoin`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -1587,7 +1608,9 @@ type ClientInterface interface {
 
 	// StartNode Start a node that is down, in its recorded role
 	//
-	// A crashed primary starts in place. A node that runs in its role already is a success that says so.
+	// A crashed primary starts in place, also one that an emergency failover left fenced. A node that runs in its role
+	// already is a success that says so. Where another node leads, this one is rejoined as its standby: the operation is
+	// of the kind `rejoin`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1611,8 +1634,9 @@ type ClientInterface interface {
 
 	// CancelOperation Ask a running operation to stop and undo
 	//
-	// What was done is undone; past the point of no return it is given up as it stands. `202` if that takes longer
-	// than 50 s; `409` if it has ended before.
+	// What was done is undone; past the point of no return it is given up as it stands: its state is `incomplete` with an
+	// `ended_at`, and it is not retried. A cancelled emergency failover leaves the old primary fenced, like one that is
+	// undone. `202` if that takes longer than 50 s; `409` if it has ended before.
 	//
 	// Corresponds with POST /operations/{id}/cancel (the `CancelOperation` operationId).
 	CancelOperation(ctx context.Context, id OperationID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1720,6 +1744,10 @@ func (c *Client) StartFailback(ctx context.Context, params *StartFailbackParams,
 // `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
 // return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 //
+// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
+// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
+// (`POST /nodes/{name}/start`).
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /failover (the `StartFailover` operationId).
@@ -1740,6 +1768,10 @@ func (c *Client) StartFailoverWithBody(ctx context.Context, params *StartFailove
 // The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 // `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
 // return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+//
+// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
+// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
+// (`POST /nodes/{name}/start`).
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1929,7 +1961,9 @@ func (c *Client) HeadReplica(ctx context.Context, name NodeName, params *HeadRep
 
 // StartNodeWithBody Start a node that is down, in its recorded role
 //
-// A crashed primary starts in place. A node that runs in its role already is a success that says so.
+// A crashed primary starts in place, also one that an emergency failover left fenced. A node that runs in its role
+// already is a success that says so. Where another node leads, this one is rejoined as its standby: the operation is
+// of the kind `rejoin`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1948,7 +1982,9 @@ func (c *Client) StartNodeWithBody(ctx context.Context, name NodeName, params *S
 
 // StartNode Start a node that is down, in its recorded role
 //
-// A crashed primary starts in place. A node that runs in its role already is a success that says so.
+// A crashed primary starts in place, also one that an emergency failover left fenced. A node that runs in its role
+// already is a success that says so. Where another node leads, this one is rejoined as its standby: the operation is
+// of the kind `rejoin`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -2012,8 +2048,9 @@ func (c *Client) GetOperation(ctx context.Context, id OperationID, reqEditors ..
 
 // CancelOperation Ask a running operation to stop and undo
 //
-// What was done is undone; past the point of no return it is given up as it stands. `202` if that takes longer
-// than 50 s; `409` if it has ended before.
+// What was done is undone; past the point of no return it is given up as it stands: its state is `incomplete` with an
+// `ended_at`, and it is not retried. A cancelled emergency failover leaves the old primary fenced, like one that is
+// undone. `202` if that takes longer than 50 s; `409` if it has ended before.
 //
 // Corresponds with POST /operations/{id}/cancel (the `CancelOperation` operationId).
 func (c *Client) CancelOperation(ctx context.Context, id OperationID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3016,6 +3053,10 @@ type ClientWithResponsesInterface interface {
 	// `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
 	// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 	//
+	// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
+	// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
+	// (`POST /nodes/{name}/start`).
+	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /failover (the `StartFailover` operationId).
@@ -3026,6 +3067,10 @@ type ClientWithResponsesInterface interface {
 	// The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 	// `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
 	// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+	//
+	// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
+	// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
+	// (`POST /nodes/{name}/start`).
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3121,7 +3166,9 @@ type ClientWithResponsesInterface interface {
 
 	// StartNodeWithBodyWithResponse Start a node that is down, in its recorded role
 	//
-	// A crashed primary starts in place. A node that runs in its role already is a success that says so.
+	// A crashed primary starts in place, also one that an emergency failover left fenced. A node that runs in its role
+	// already is a success that says so. Where another node leads, this one is rejoined as its standby: the operation is
+	// of the kind `rejoin`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3130,7 +3177,9 @@ type ClientWithResponsesInterface interface {
 
 	// StartNodeWithResponse Start a node that is down, in its recorded role
 	//
-	// A crashed primary starts in place. A node that runs in its role already is a success that says so.
+	// A crashed primary starts in place, also one that an emergency failover left fenced. A node that runs in its role
+	// already is a success that says so. Where another node leads, this one is rejoined as its standby: the operation is
+	// of the kind `rejoin`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3160,8 +3209,9 @@ type ClientWithResponsesInterface interface {
 
 	// CancelOperationWithResponse Ask a running operation to stop and undo
 	//
-	// What was done is undone; past the point of no return it is given up as it stands. `202` if that takes longer
-	// than 50 s; `409` if it has ended before.
+	// What was done is undone; past the point of no return it is given up as it stands: its state is `incomplete` with an
+	// `ended_at`, and it is not retried. A cancelled emergency failover leaves the old primary fenced, like one that is
+	// undone. `202` if that takes longer than 50 s; `409` if it has ended before.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4560,6 +4610,10 @@ func (c *ClientWithResponses) StartFailbackWithResponse(ctx context.Context, par
 // `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
 // return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 //
+// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
+// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
+// (`POST /nodes/{name}/start`).
+//
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /failover (the `StartFailover` operationId).
@@ -4576,6 +4630,10 @@ func (c *ClientWithResponses) StartFailoverWithBodyWithResponse(ctx context.Cont
 // The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 // `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
 // return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+//
+// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
+// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
+// (`POST /nodes/{name}/start`).
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -4737,7 +4795,9 @@ func (c *ClientWithResponses) HeadReplicaWithResponse(ctx context.Context, name 
 
 // StartNodeWithBodyWithResponse Start a node that is down, in its recorded role
 //
-// A crashed primary starts in place. A node that runs in its role already is a success that says so.
+// A crashed primary starts in place, also one that an emergency failover left fenced. A node that runs in its role
+// already is a success that says so. Where another node leads, this one is rejoined as its standby: the operation is
+// of the kind `rejoin`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -4752,7 +4812,9 @@ func (c *ClientWithResponses) StartNodeWithBodyWithResponse(ctx context.Context,
 
 // StartNodeWithResponse Start a node that is down, in its recorded role
 //
-// A crashed primary starts in place. A node that runs in its role already is a success that says so.
+// A crashed primary starts in place, also one that an emergency failover left fenced. A node that runs in its role
+// already is a success that says so. Where another node leads, this one is rejoined as its standby: the operation is
+// of the kind `rejoin`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -4806,8 +4868,9 @@ func (c *ClientWithResponses) GetOperationWithResponse(ctx context.Context, id O
 
 // CancelOperationWithResponse Ask a running operation to stop and undo
 //
-// What was done is undone; past the point of no return it is given up as it stands. `202` if that takes longer
-// than 50 s; `409` if it has ended before.
+// What was done is undone; past the point of no return it is given up as it stands: its state is `incomplete` with an
+// `ended_at`, and it is not retried. A cancelled emergency failover leaves the old primary fenced, like one that is
+// undone. `202` if that takes longer than 50 s; `409` if it has ended before.
 //
 // Returns a wrapper object for the known response body format(s).
 //

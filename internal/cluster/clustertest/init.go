@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"controld/internal/node"
 	"controld/internal/pgcontrol"
@@ -317,6 +318,8 @@ func (h *host) salvage(o node.Order) {
 		done.Error = "the server still runs"
 	case h.failing[node.ActionSalvage]:
 		done.Error = "told to fail"
+	case h.data.end() < dead.data.oldest:
+		done.Error = "the WAL was removed from the dead node's volume"
 	case isPrefix(h.data.wal, dead.data.wal):
 		missing := dead.data.wal[len(h.data.wal):]
 		h.data.wal = append(h.data.wal, missing...)
@@ -358,4 +361,7 @@ func (h *host) start(o node.Order) {
 	})
 	h.startServer()
 	h.jobEnded()
+	if h.failing[node.ActionNone] {
+		h.w.after(time.Millisecond, func() { h.serverGone(false) })
+	}
 }

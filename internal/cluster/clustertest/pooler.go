@@ -261,6 +261,18 @@ func (w *World) LongestPause() time.Duration {
 	return longest
 }
 
+// Paused are the entries whose clients are held now.
+func (w *World) Paused() (names []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name, e := range w.pooler.entries {
+		if e.paused {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // A transaction is open on a server, through the pooler.
 type transaction struct {
 	e      *entry

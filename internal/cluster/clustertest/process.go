@@ -224,6 +224,11 @@ func (v volumes) StandbySignal(n cluster.Node) (yes bool, err error) {
 	return yes, err
 }
 
+func (v volumes) HasWAL(n cluster.Node, lsn wal.LSN, _ int64) (yes bool, err error) {
+	err = v.read("Volumes.HasWAL", n, func(h *host) error { yes = h.data != nil && h.data.oldest <= lsn; return nil })
+	return yes, err
+}
+
 func (v volumes) HasHistory(n cluster.Node, t wal.Timeline) (yes bool, err error) {
 	err = v.read("Volumes.HasHistory", n, func(h *host) error { yes = h.data != nil && h.data.history[t]; return nil })
 	return yes, err
@@ -376,6 +381,10 @@ func (h *host) slotActive(name string) bool {
 func (c *connection) Position(ctx context.Context) (p cluster.Position, err error) {
 	err = c.do(ctx, "Session.Position", func() error { p = c.h.position(); return nil })
 	return p, err
+}
+
+func (c *connection) EndQueries(ctx context.Context) error {
+	return c.do(ctx, "Session.EndQueries", func() error { c.h.conflict = false; return nil })
 }
 
 func (c *connection) WriteProbe(ctx context.Context) error {

@@ -97,8 +97,9 @@ type host struct {
 	working bool // the job holds the lock
 	failing map[node.Action]bool
 
-	server *server
-	deaf   bool // its walreceiver is stopped
+	server   *server
+	deaf     bool // its walreceiver is stopped
+	conflict bool // a reader holds up the replay
 }
 
 // A data is a PGDATA.
@@ -253,7 +254,14 @@ func (x *Host) Stuck(yes bool) { x.h.stuck = yes }
 // Deaf stops the walreceiver.
 func (x *Host) Deaf(yes bool) { x.h.deaf = yes }
 
-// Fail makes an action of the init fail, or not any more.
+// Conflict lets a reader hold up the replay, and with it a promotion.
+func (x *Host) Conflict() { x.h.conflict = true }
+
+// Foreign makes the data those of another cluster.
+func (x *Host) Foreign() { x.h.data.systemID++; x.h.data.control.SystemID++ }
+
+// Fail makes an action of the init fail, or not any more; ActionNone: the server
+// ends whenever it is started.
 func (x *Host) Fail(a node.Action, yes bool) { x.h.failing[a] = yes }
 
 // Wipe empties the data volume.
@@ -490,6 +498,10 @@ func (h *host) promote() {
 	next := h.data.newest() + 1
 	h.w.after(time.Millisecond, func() {
 		if !alive() || !s.recovery {
+			return
+		}
+		if h.conflict {
+			h.promote()
 			return
 		}
 		h.replay()

@@ -94,7 +94,11 @@ func (s *salvager) run(ctx context.Context) error {
 	if err := s.copyAll(ctx, source, entries, s.wantsHistory); err != nil {
 		return err
 	}
-	return s.copyAll(ctx, source, entries, s.wantsSegment)
+	series, err := s.series(source, entries)
+	if err != nil {
+		return err
+	}
+	return s.copyAll(ctx, source, series, s.differs)
 }
 
 // How long a lock that a test holds for a moment is taken for no sign of life.
@@ -166,24 +170,57 @@ func (s *salvager) wantsHistory(path string) (bool, error) {
 	return false, err
 }
 
-// wantsSegment: every segment from the wanted position and timeline on that is
-// what its name says (a recycled one still holds the pages of an older
-// segment), and that is missing here or differs.
-func (s *salvager) wantsSegment(path string) (bool, error) {
+// series are the segments from the wanted position and timeline on that are what
+// their name says: a recycled one still holds the pages of an older segment. One
+// that is missing among them is an error: a promotion would end before the gap,
+// and all behind it would be lost without a word.
+func (s *salvager) series(source string, entries []fs.DirEntry) ([]fs.DirEntry, error) {
 	size := s.from.SegmentBytes
-	timeline, number, ok := wal.ParseSegmentName(filepath.Base(path), size)
-	if !ok || timeline < s.from.FromTimeline || timeline > s.newest || number < s.from.FromLSN.Segment(size) {
-		return false, nil
+	first := s.from.FromLSN.Segment(size)
+	last := first
+	found := map[wal.SegmentNumber]bool{}
+	var out []fs.DirEntry
+	for _, e := range entries {
+		timeline, number, ok := wal.ParseSegmentName(e.Name(), size)
+		if !ok || timeline < s.from.FromTimeline || timeline > s.newest || number < first {
+			continue
+		}
+		isIt, err := isSegment(filepath.Join(source, e.Name()), number, size)
+		if err != nil {
+			return nil, fmt.Errorf("salvage %s: %w", e.Name(), err)
+		}
+		if isIt {
+			found[number], last = true, max(last, number)
+			out = append(out, e)
+		}
 	}
+	for number := first; number < last; number++ {
+		if !found[number] {
+			return nil, fmt.Errorf("salvage: the WAL from %s on was removed from the dead node's volume", max(s.from.FromLSN, number.Start(size)))
+		}
+	}
+	return out, nil
+}
+
+func isSegment(path string, number wal.SegmentNumber, size int64) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	address, err := pageAddress(f)
+	return err == nil && address == number.Start(size), err
+}
+
+// differs: the segment is missing here, or another one than the dead node's.
+func (s *salvager) differs(path string) (bool, error) {
+	size := s.from.SegmentBytes
+	_, number, _ := wal.ParseSegmentName(filepath.Base(path), size)
 	theirs, err := os.Open(path)
 	if err != nil {
 		return false, err
 	}
 	defer theirs.Close()
-	address, err := pageAddress(theirs)
-	if err != nil || address != number.Start(size) {
-		return false, err
-	}
 	if info, err := theirs.Stat(); err != nil || info.Size() != size {
 		return false, errors.Join(err, errors.New("not of a segment's size"))
 	}

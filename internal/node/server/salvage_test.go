@@ -97,6 +97,24 @@ func TestSalvageFetchesWhatIsMissing(t *testing.T) {
 	}
 }
 
+// Where the dead node has removed WAL that the standby lacks, what comes after
+// it is of no use, and nobody may be told that nothing is lost.
+func TestSalvageRefusesAGap(t *testing.T) {
+	for _, gap := range []wal.SegmentNumber{7, 8} {
+		v := newVolumes(t)
+		for n := wal.SegmentNumber(7); n <= 9; n++ {
+			if n != gap {
+				write(t, v.dead, walName(1, n), segment(n, testSegment))
+			}
+		}
+		write(t, v.own, walName(1, 7), segment(7, 1000))
+		s, err := v.salvage(t, wal.SegmentNumber(7).Start(testSegment)+1000, 1)
+		if err == nil || !strings.Contains(err.Error(), "was removed") || s.files.Load() != 0 {
+			t.Errorf("without segment %d: %d files, %v", gap, s.files.Load(), err)
+		}
+	}
+}
+
 // What the standby has replayed and the dead node does not have is another
 // history; the standby's files stay as they are.
 func TestSalvageRefusesAnotherHistory(t *testing.T) {
@@ -128,7 +146,7 @@ func TestSalvageLeavesAHalfMadeTimeline(t *testing.T) {
 		write(t, v.dead, walName(timeline, 7), segment(7, testSegment))
 		write(t, v.dead, timeline.HistoryName(), []byte("x"))
 	}
-	if _, err := v.salvage(t, 0, 1); err != nil {
+	if _, err := v.salvage(t, wal.SegmentNumber(7).Start(testSegment), 1); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{walName(1, 7), walName(2, 7), "00000002.history"} {
