@@ -177,7 +177,7 @@ func showServer(n *gen.Node, view cluster.View, s cluster.NodeState) {
 		n.SystemIdentifier = pointer(strconv.FormatUint(srv.SystemID, 10))
 	}
 	n.PreparedTransactions = pointer(srv.PreparedCount)
-	if t := srv.OldestTransaction; t != nil {
+	if t := srv.OldestTransaction(); t != nil {
 		n.OldestTransaction = &gen.Transaction{
 			Pid: t.PID, User: t.User, Application: t.Application, Database: t.Database, State: t.State, AgeMs: t.Age.Milliseconds(),
 		}

@@ -141,7 +141,7 @@ type Server struct {
 	ArchiveLastFailedAt time.Time
 	ArchiveLastAt       time.Time
 	PreparedCount       int
-	OldestTransaction   *Transaction // of a client, open longest; nil: none
+	Transactions        []Transaction // open ones of clients, the oldest first, 100 at the most
 	ReplayPaused        bool
 	BackupRunning       bool // a base backup is being taken from it
 	SenderCount         int
@@ -195,8 +195,17 @@ type Transaction struct {
 	User        string
 	Application string
 	Database    string
+	Address     string // of the client, which is the pooler's where it comes through it; empty: a local one
 	State       string // active, idle in transaction
 	Age         time.Duration
+}
+
+// OldestTransaction is the client's that is open longest; nil: none is.
+func (s Server) OldestTransaction() *Transaction {
+	if len(s.Transactions) == 0 {
+		return nil
+	}
+	return &s.Transactions[0]
 }
 
 // A PoolerState is what PgBouncer's console says.

@@ -367,7 +367,7 @@ func TestPlannedChecks(t *testing.T) {
 		{"settings-are-controlds", func(_ *View, from, _ *NodeState) { from.Server.Overridden = []string{"archive_command"} }},
 		{"archive-is-not-behind", func(_ *View, from, _ *NodeState) { from.Server.ArchiveReady = maxPendingArchive + 1 }},
 		{"no-prepared-transaction", func(_ *View, from, _ *NodeState) { from.Server.PreparedCount = 1 }},
-		{"no-long-transaction", func(_ *View, from, _ *NodeState) { from.Server.OldestTransaction = &Transaction{Age: 6 * time.Second} }},
+		{"no-long-transaction", func(_ *View, from, _ *NodeState) { from.Server.Transactions = []Transaction{{Age: 6 * time.Second}} }},
 		{"no-base-backup", func(_ *View, from, _ *NodeState) { from.Server.BackupRunning = true }},
 		{"pooler-answers", func(v *View, _, _ *NodeState) { v.Pooler.Err = "refused" }},
 	} {
@@ -399,6 +399,26 @@ func TestPlannedChecks(t *testing.T) {
 		err := refusalOf(m.plannedChecks(View{}, state(a, leading(1), with("b")), state(b, standing(1, 0x200))))
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("a full disk: %v, want %q", err, tt.want)
+		}
+	}
+}
+
+// A failback that must rejoin its target first says before that what would refuse
+// it afterwards.
+func TestRejoinFirstChecks(t *testing.T) {
+	m := &Manager{set: Settings{Nodes: []Node{a, b}, PauseDeadline: time.Second}, out: Outside{Volumes: full{}}}
+	prepared := func(s *NodeState) { s.Server.PreparedCount = 2 }
+	for _, tt := range []struct {
+		from NodeState
+		want string
+	}{
+		{state(a, leading(1)), ""},
+		{state(a, leading(1), prepared), "2 prepared transactions"},
+		{state(a), "a: "},
+	} {
+		err := refusalOf(m.rejoinFirstChecks(View{}, tt.from))
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%v, want %q", err, tt.want)
 		}
 	}
 }

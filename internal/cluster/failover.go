@@ -407,7 +407,7 @@ func (f *failover) checks(v View, s *failoverState) []operation.Check {
 	from, _ := v.Node(s.From)
 	to, _ := v.Node(s.To)
 	if s.RejoinFirst {
-		return []operation.Check{check("primary-serves", from.Role() == RolePrimary, "no-primary", nil, "%s leads", s.From)}
+		return f.m.rejoinFirstChecks(v, from)
 	}
 	if s.Mode == ModeEmergency {
 		return f.emergencyChecks(v, from, to, s)

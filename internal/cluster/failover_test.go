@@ -186,6 +186,13 @@ func TestEmergency(t *testing.T) {
 					return
 				}
 				l.settle("the failover")
+				rejoins, _, err := l.now.ops.List(operation.Filter{Kind: cluster.KindRejoin})
+				if err != nil || len(rejoins) == 0 || rejoins[0].Follows != rec.ID {
+					l.t.Fatalf("the old primary's return is no operation that follows %s: %+v (%v)", rec.ID, rejoins, err)
+				}
+				if rec, err = l.now.ops.Get(rec.ID); err != nil || rec.FollowedBy != rejoins[0].ID {
+					l.t.Errorf("it is followed by %q, want %s (%v)", rec.FollowedBy, rejoins[0].ID, err)
+				}
 			})
 		})
 	}

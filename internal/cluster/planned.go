@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -287,7 +288,8 @@ func (f *failover) pausePooler(ctx context.Context, s *failoverState) error {
 	return f.blocked(ctx, from)
 }
 
-// blocked names the transaction that PAUSE waited for in vain.
+// blocked names the transaction that PAUSE waited for in vain: the oldest that
+// came through the pooler, and not a session on the server itself.
 func (f *failover) blocked(ctx context.Context, from Node) error {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
@@ -296,11 +298,13 @@ func (f *failover) blocked(ctx context.Context, from Node) error {
 		server, err = session.Observe(ctx)
 		return err
 	})
-	if err != nil || server.OldestTransaction == nil {
+	pooler, inspectErr := f.m.out.Engine.Inspect(ctx, f.m.set.PoolerContainer)
+	at := slices.IndexFunc(server.Transactions, func(t Transaction) bool { return t.Address == pooler.Address })
+	if err := errors.Join(err, inspectErr); err != nil || at < 0 {
 		return operation.Refuse("long-transaction", map[string]any{"limit_ms": f.m.set.PauseDeadline.Milliseconds()},
 			"transactions of clients did not end within %s; nothing was changed, try again", f.m.set.PauseDeadline)
 	}
-	t := *server.OldestTransaction
+	t := server.Transactions[at]
 	return operation.Refuse("long-transaction", transactionNumbers(t, f.m.set.PauseDeadline),
 		"%s, longer than the %s that clients may be held for it; nothing was changed. Wait for it or end it (pg_terminate_backend(%d)), then try again",
 		describeTransaction(t), f.m.set.PauseDeadline, t.PID)

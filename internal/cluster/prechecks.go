@@ -29,8 +29,23 @@ func (m *Manager) plannedChecks(v View, from, to NodeState) []operation.Check {
 		return checks
 	}
 	checks = append(checks, m.replicationChecks(from, to)...)
-	return append(checks,
-		m.roomCheck("candidate-has-disk-space", to.Node, m.set.MinFreeBytes, ""),
+	checks = append(checks, m.roomCheck("candidate-has-disk-space", to.Node, m.set.MinFreeBytes, ""))
+	return append(checks, m.primaryChecks(v, from)...)
+}
+
+// rejoinFirstChecks are what can be checked of a failback before its target is
+// brought back: what would refuse it only after a copy of hours is said at once.
+func (m *Manager) rejoinFirstChecks(v View, from NodeState) []operation.Check {
+	serves := check("primary-serves", from.Role() == RolePrimary, "no-primary", nil, "%s: %s", from.Node.Name, roleOrWhy(from))
+	if !serves.OK {
+		return []operation.Check{serves}
+	}
+	return append([]operation.Check{serves}, m.primaryChecks(v, from)...)
+}
+
+// primaryChecks are about the node that leads, and the pooler.
+func (m *Manager) primaryChecks(v View, from NodeState) []operation.Check {
+	return []operation.Check{
 		// Two segments, and what its checkpoints write: PostgreSQL panics where one finds no room.
 		m.roomCheck("primary-has-disk-space", from.Node, m.set.MinFreeBytes/8,
 			", for without room its checkpoint would end it like a crash. Free some, or move away from it with mode emergency"),
@@ -41,7 +56,7 @@ func (m *Manager) plannedChecks(v View, from, to NodeState) []operation.Check {
 		m.transactionCheck(from),
 		check("no-base-backup", !from.Server.BackupRunning, "backup-running", nil, "%s", yesNo(from.Server.BackupRunning, "a base backup is being taken from "+from.Node.Name+" and would be lost; wait for it", "no base backup is being taken")),
 		check("pooler-answers", v.Pooler.Err == "", "pooler-down", nil, "the pooler's console: %s", yesNo(v.Pooler.Err == "", "answers", v.Pooler.Err)),
-	)
+	}
 }
 
 // roomCheck is about what is left on a node's volume. why is added to its words.
@@ -90,7 +105,7 @@ func overriddenSettings(states ...NodeState) string {
 // transactionCheck: a transaction that is older than PAUSE may wait will most
 // likely outlast it.
 func (m *Manager) transactionCheck(from NodeState) operation.Check {
-	old := from.Server.OldestTransaction
+	old := from.Server.OldestTransaction()
 	if old == nil {
 		return check("no-long-transaction", true, "long-transaction", nil, "no client holds a transaction open")
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"controld/internal/probe"
 	"controld/internal/testcluster"
 )
@@ -58,6 +60,11 @@ func lateTransaction(c *cluster) {
 	c.arm("Session.Checkpoint", "hang") // the prechecks are over by then
 	asked := c.ask("/failover", map[string]any{"mode": "planned"})
 	c.waitHung()
+	// One on the server itself, which PAUSE does not wait for, is not the culprit.
+	direct := c.connect(c.NodeDSN(primary, "app", "imdb"))
+	if _, err := direct.Exec(t.Context(), "begin"); err != nil {
+		t.Fatal(err)
+	}
 	var pid int
 	if _, err := late.Exec(t.Context(), "begin; insert into late values (1)"); err != nil {
 		t.Fatal(err)
@@ -81,8 +88,10 @@ func lateTransaction(c *cluster) {
 	if took := time.Duration(stepOf(op, "pause pooler").DurationMS) * time.Millisecond; took > pauseDeadline+2*time.Second {
 		t.Errorf("PAUSE was waited for for %s", took)
 	}
-	if _, err := late.Exec(t.Context(), "commit"); err != nil {
-		t.Errorf("the transaction did not commit: %v", err)
+	for _, conn := range []*pgx.Conn{late, direct} {
+		if _, err := conn.Exec(t.Context(), "commit"); err != nil {
+			t.Errorf("the transaction did not commit: %v", err)
+		}
 	}
 	if got := c.psql(primary, "select count(*) from late"); got != "1" {
 		t.Errorf("%s rows of the transaction", got)

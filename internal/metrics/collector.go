@@ -109,7 +109,7 @@ func (g gauges) node(view cluster.View, s cluster.NodeState) {
 func (g gauges) server(view cluster.View, name string, srv *cluster.Server) {
 	g.flag(isReplica, srv.InRecovery, name)
 	age := 0.0
-	if t := srv.OldestTransaction; t != nil {
+	if t := srv.OldestTransaction(); t != nil {
 		age = t.Age.Seconds()
 	}
 	g.value(oldest, age, name)

@@ -141,9 +141,11 @@ func (m *Monitor) noteBlocked(v cluster.View) {
 // that did not fail just now. What it returns runs in a goroutine of its own and
 // returns how to settle it, back in the loop.
 func (m *Monitor) next(ctx context.Context, v cluster.View) func() func() {
-	if !m.begun {
+	if !m.begun && len(m.operations.Open()) == 0 {
 		return m.beginning(ctx)
 	}
+	// Beside one that is resumed, such as a copy of hours, nothing begins; but a
+	// dead synchronous standby is lifted.
 	wanted := m.wanted(v)
 	m.forget(v, wanted)
 	for _, a := range wanted {
@@ -178,8 +180,8 @@ func (m *Monitor) forget(v cluster.View, wanted []cluster.Action) {
 }
 
 func (m *Monitor) beginning(ctx context.Context) func() func() {
-	if time.Now().Before(m.beginAfter) || len(m.operations.Open()) > 0 {
-		return nil // one that a person started, or a resumed one
+	if time.Now().Before(m.beginAfter) {
+		return nil
 	}
 	return func() func() {
 		begun, err := m.cluster.Begin(ctx)

@@ -298,33 +298,34 @@ func TestAClockThatStepsLiftsNothing(t *testing.T) {
 	}
 }
 
-// A dead synchronous standby is lifted while it is being rejoined, not after.
+// A dead synchronous standby is lifted while it is being rejoined, not after;
+// also where an earlier controld began that, which keeps this one from beginning.
 func TestLiftsWhileARejoinRuns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.down, w.names = true, "FIRST 1 (two)"
-		w.open = []operation.Record{{Kind: cluster.KindRejoin, State: operation.Running}}
-		cfg := Config{Replication: cluster.Sync, SyncTimeout: 5 * time.Second}
-		w.beginsOK = 0
-		start := time.Now()
-		m := New(Config{Interval: time.Second, Replication: cfg.Replication, SyncTimeout: cfg.SyncTimeout}, w, w, slog.New(slog.DiscardHandler))
-		m.begun = true
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		if err := m.Run(ctx); err != nil {
-			t.Fatal(err)
-		}
-		lifts := w.asked["protect lift"]
-		if len(lifts) == 0 {
-			t.Fatal("not lifted")
-		}
-		if after := lifts[0].Sub(start); after < 5*time.Second || after > 7*time.Second {
-			t.Errorf("lifted after %s, want just after 5 s", after)
-		}
-		if len(w.asked["rejoin two"]) != 0 {
-			t.Error("a second rejoin was asked for while one runs")
-		}
-	})
+	for _, begun := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.down, w.names = true, "FIRST 1 (two)"
+			w.open = []operation.Record{{Kind: cluster.KindRejoin, State: operation.Running}}
+			start := time.Now()
+			m := New(Config{Interval: time.Second, Replication: cluster.Sync, SyncTimeout: 5 * time.Second}, w, w, slog.New(slog.DiscardHandler))
+			m.begun = begun
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if err := m.Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			lifts := w.asked["protect lift"]
+			if len(lifts) == 0 {
+				t.Fatalf("not lifted, begun %v", begun)
+			}
+			if after := lifts[0].Sub(start); after < 5*time.Second || after > 7*time.Second {
+				t.Errorf("lifted after %s, want just after 5 s", after)
+			}
+			if len(w.asked["rejoin two"]) != 0 || len(w.begins) != 0 {
+				t.Errorf("asked for %v while a rejoin runs", w.asked)
+			}
+		})
+	}
 }
 
 func TestLeavesThePersonsOperationAlone(t *testing.T) {

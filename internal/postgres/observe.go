@@ -58,14 +58,15 @@ type observation struct {
 		LastAt       time.Time `json:"last_at"`
 	} `json:"archiver"`
 	PreparedCount int `json:"prepared_count"`
-	Transaction   *struct {
+	Transactions  []struct {
 		PID         int          `json:"pid"`
 		User        string       `json:"user"`
 		Application string       `json:"application"`
 		Database    string       `json:"database"`
+		Address     string       `json:"address"`
 		State       string       `json:"state"`
 		Age         microseconds `json:"age_us"`
-	} `json:"transaction"`
+	} `json:"transactions"`
 	ReplayPaused  bool  `json:"replay_paused"`
 	BackupRunning bool  `json:"backup_running"`
 	MaxSenders    int   `json:"max_senders"`
@@ -141,9 +142,9 @@ func (o observation) server() cluster.Server {
 	for _, e := range o.Slots {
 		v.Slots = append(v.Slots, cluster.Slot(e))
 	}
-	if t := o.Transaction; t != nil {
-		v.OldestTransaction = &cluster.Transaction{PID: t.PID, User: t.User, Application: t.Application,
-			Database: t.Database, State: t.State, Age: t.Age.duration()}
+	for _, t := range o.Transactions {
+		v.Transactions = append(v.Transactions, cluster.Transaction{PID: t.PID, User: t.User, Application: t.Application,
+			Database: t.Database, Address: t.Address, State: t.State, Age: t.Age.duration()})
 	}
 	return v
 }

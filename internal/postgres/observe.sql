@@ -16,11 +16,11 @@ position AS MATERIALIZED (
         CASE WHEN NOT recovering THEN pg_current_wal_flush_lsn() END AS flushed
     FROM replayed),
 client AS (
-    SELECT pid, usename, application_name, datname, state,
+    SELECT pid, usename, application_name, datname, state, host(client_addr) AS address,
         (extract(epoch FROM clock_timestamp() - xact_start) * 1000000)::bigint AS age_us
     FROM pg_stat_activity
     WHERE backend_type = 'client backend' AND xact_start IS NOT NULL AND usename <> current_user
-    ORDER BY xact_start LIMIT 1)
+    ORDER BY xact_start LIMIT 100)
 SELECT jsonb_build_object(
     'recovering', recovering,
     'system_id', (SELECT system_identifier::text FROM pg_control_system()),
@@ -59,8 +59,8 @@ SELECT jsonb_build_object(
             'last_at', last_archived_time)
         FROM pg_stat_archiver),
     'prepared_count', (SELECT count(*) FROM pg_prepared_xacts),
-    'transaction', (SELECT jsonb_build_object('pid', pid, 'user', usename, 'application', application_name,
-            'database', datname, 'state', state, 'age_us', age_us)
+    'transactions', (SELECT jsonb_agg(jsonb_build_object('pid', pid, 'user', usename, 'application', application_name,
+            'database', datname, 'address', address, 'state', state, 'age_us', age_us) ORDER BY age_us DESC)
         FROM client),
     'replay_paused', CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END,
     -- A backup that a session began by hand shows nowhere but in what it asked.

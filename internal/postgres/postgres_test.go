@@ -99,15 +99,15 @@ func observeDetails(t *testing.T, pair *dockertest.Pair, e clustertest.SessionEn
 
 func openTransaction(t *testing.T, pair *dockertest.Pair, e clustertest.SessionEnv) {
 	s := connect(t, e, e.Primary)
-	if v := observe(t, s); v.OldestTransaction != nil {
-		t.Errorf("a transaction is open: %+v", v.OldestTransaction)
+	if v := observe(t, s); v.OldestTransaction() != nil {
+		t.Errorf("a transaction is open: %+v", v.OldestTransaction())
 	}
 	client := shop(t, pair.Primary)
 	if _, err := client.Exec(t.Context(), "BEGIN").ReadAll(); err != nil {
 		t.Fatal(err)
 	}
-	got := observe(t, s).OldestTransaction
-	if got == nil || got.User != "app" || got.Database != "imdb" || got.Application != "shop" || got.State != "idle in transaction" || got.PID == 0 || got.Age <= 0 {
+	got := observe(t, s).OldestTransaction()
+	if got == nil || got.User != "app" || got.Database != "imdb" || got.Application != "shop" || got.State != "idle in transaction" || got.Address == "" || got.PID == 0 || got.Age <= 0 {
 		t.Errorf("transaction: %+v", got)
 	}
 }

@@ -91,7 +91,7 @@ type engine struct{ p *Process }
 func (e engine) Inspect(ctx context.Context, name string) (c cluster.Container, err error) {
 	err = e.p.locked(ctx, "Engine.Inspect "+name, func() error {
 		if name == PoolerContainer {
-			c = cluster.Container{Exists: true, Running: e.p.w.pooler.up, Connected: true, Address: "10.0.0.100", PID: 100}
+			c = cluster.Container{Exists: true, Running: e.p.w.pooler.up, Connected: true, Address: poolerAddress, PID: 100}
 			return nil
 		}
 		h := e.p.w.host(name)
@@ -328,7 +328,7 @@ func (c *connection) Observe(ctx context.Context) (v cluster.Server, err error) 
 		}
 		for _, e := range c.p.w.pooler.entries {
 			if e.active > 0 && e.host == h.address {
-				v.OldestTransaction = &cluster.Transaction{PID: 4711, User: "app", Application: "client", Database: e.name, State: "idle in transaction", Age: time.Second}
+				v.Transactions = append(v.Transactions, cluster.Transaction{PID: 4711, User: "app", Application: "client", Database: e.name, Address: poolerAddress, State: "idle in transaction", Age: time.Second})
 			}
 		}
 		return nil
@@ -501,6 +501,9 @@ func (c *connection) Close() {
 type pooler struct{ p *Process }
 
 func (x pooler) b() *bouncer { return x.p.w.pooler }
+
+// poolerAddress is the pooler's on the cluster's network.
+const poolerAddress = "10.0.0.100"
 
 func (x pooler) Observe(ctx context.Context) (p cluster.PoolerState, err error) {
 	err = x.p.do(ctx, "Pooler.Observe", func() (err error) { p, err = x.b().observe(ctx); return err })
