@@ -192,7 +192,7 @@ func (f *failover) kill(ctx context.Context, s *failoverState) error {
 		if err := f.m.out.Engine.Disconnect(ctx, from.Container); err != nil {
 			f.m.log.Warn("dying node not cut from the network", "node", from.Name, "err", err)
 		}
-		for _, db := range f.m.set.Databases {
+		for _, db := range f.entries() {
 			if err := f.m.out.Pooler.Kill(ctx, db); err != nil {
 				f.m.log.Warn("clients of the dying node not dropped", "database", db, "err", err)
 			}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,6 +74,7 @@ type failover struct {
 	req      FailoverRequest
 	sessions sessionCache
 	lease    *pauseLease
+	holds    []string // see entries
 	// heldSince is when this process first claimed the pause.
 	heldSince time.Time
 	pointed   chan error // the pooler's new configuration, written beside the stop
@@ -391,6 +394,10 @@ func (f *failover) addresses(ctx context.Context, v View, s *failoverState) {
 	old, next := from.Container.Address, f.m.address(ctx, to.Node)
 	s.Targets = Targets{Primary: next, Standby: next, Probe: next}
 	s.Back = Targets{Primary: old, Standby: next, Probe: old}
+	f.holds = nil // by the view of today
+	if len(f.entries()) > len(f.m.set.Databases) {
+		s.Back.Standby = old // the readers are there yet, and are held with the others
+	}
 	if old == "" {
 		s.Back = s.Targets
 	}
@@ -449,7 +456,7 @@ func (f *failover) holdLease() error {
 	if f.lease != nil {
 		return nil
 	}
-	databases := f.m.set.Databases
+	databases := f.entries()
 	if err := f.m.out.Pooler.RenewLease(f.kind, databases); err != nil {
 		return fmt.Errorf("claim the pause: %w", err)
 	}
@@ -505,12 +512,35 @@ func (f *failover) stopLease() {
 	f.lease = nil
 }
 
-// each does the same with every client database at once, each over its own
+// entries are what a pause holds: the clients' databases, and those of their
+// read-only twins that lead where they do, as long as a standby that is back has
+// not got its readers.
+func (f *failover) entries() []string {
+	if f.holds != nil {
+		return f.holds
+	}
+	f.holds = slices.Clone(f.m.set.Databases)
+	var primary string
+	for d := range f.m.View().Pooler.Clients() {
+		if d.Name == f.m.set.Databases[0] {
+			primary = d.Host
+		}
+	}
+	for d := range f.m.View().Pooler.Clients() {
+		if primary != "" && d.Host == primary && strings.HasSuffix(d.Name, ReadOnlySuffix) {
+			f.holds = append(f.holds, d.Name)
+		}
+	}
+	return f.holds
+}
+
+// each does the same with every entry that a pause holds at once, each over its own
 // connection, and goes on after an error: what can be paused or released is.
 func (f *failover) each(ctx context.Context, do func(context.Context, string) error) error {
-	errs := make([]error, len(f.m.set.Databases))
+	entries := f.entries()
+	errs := make([]error, len(entries))
 	var wg sync.WaitGroup
-	for i, db := range f.m.set.Databases {
+	for i, db := range entries {
 		wg.Go(func() { errs[i] = do(ctx, db) })
 	}
 	wg.Wait()

@@ -3,7 +3,9 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -112,6 +114,37 @@ func TestPlannedFailoverAndBack(t *testing.T) {
 		if l.w.LongestPause() > time.Second {
 			l.t.Errorf("clients were held for %v", l.w.LongestPause())
 		}
+	})
+}
+
+// Readers that are led to the primary, because their standby is only just back,
+// are held with the others: the host of their entry changes, too.
+func TestReadersOnThePrimaryAreHeldToo(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.quiet()
+		o := l.w.Process().Outside()
+		ctx := context.Background()
+		primary := l.w.Address(first)
+		if err := errors.Join(o.Pooler.Pause(ctx, "imdb_ro"), o.Pooler.Point(ctx, cluster.Targets{Primary: primary, Standby: primary}), o.Pooler.Resume(ctx, "imdb_ro")); err != nil {
+			l.t.Fatal(err)
+		}
+		var calls []string
+		var mu sync.Mutex
+		l.counted(func(_ context.Context, call string, do func() error) error {
+			mu.Lock()
+			calls = append(calls, call)
+			mu.Unlock()
+			return do()
+		})
+		l.want(failover(l, cluster.FailoverRequest{Mode: cluster.ModePlanned}), operation.Succeeded)
+		for _, want := range []string{"Pooler.Pause imdb_ro", "Pooler.Resume imdb_ro"} {
+			if !slices.Contains(calls, want) {
+				l.t.Errorf("no %s", want)
+			}
+		}
+		l.restart(nil)
+		l.look()
+		l.settle("the failover")
 	})
 }
 

@@ -164,7 +164,7 @@ func Writable(view View, name string, now time.Time, interval time.Duration) (bo
 }
 
 // Readable reports whether the node called name may be given to a client that only reads: a
-// standby that streams and lags no more than maxLagBytes (negative: any lag).
+// standby that answers and lags no more than maxLagBytes (negative: any lag, also of one that was cut off).
 func Readable(view View, name string, now time.Time, interval time.Duration, maxLagBytes int64) (bool, string) {
 	s, ok := view.Node(name)
 	limit := StaleIntervals * interval

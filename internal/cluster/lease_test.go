@@ -38,7 +38,9 @@ func TestALostClaimStaysLost(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				pooler := &leaseKeeper{stopped: tt.stopped}
-				f := &failover{m: &Manager{out: Outside{Pooler: pooler}, set: Settings{PauseLimit: time.Minute}}}
+				m := &Manager{out: Outside{Pooler: pooler}, set: Settings{PauseLimit: time.Minute, Databases: []string{"imdb"}}}
+				m.view.Store(&View{})
+				f := &failover{m: m}
 				if err := f.holdLease(); err != nil {
 					t.Fatal(err)
 				}
