@@ -379,9 +379,12 @@ func syncBlocked(p NodeState) (ComponentHealth, bool) {
 	if wanted == "" || inSync(*p.Server) {
 		return ComponentHealth{}, false
 	}
+	do := "Bring the standby back (controld start or rejoin). With replication.mode sync controld lifts the wait after replication.sync_timeout; with strict it does not."
+	if overridden(p, synchronousNames) {
+		do = "Somebody set that by ALTER SYSTEM, so controld does not lift it. ALTER SYSTEM RESET synchronous_standby_names and a reload give it back to controld."
+	}
 	return bad(ComponentReplication, HealthDegraded, "sync-blocked",
-		fmt.Sprintf("commits on %s wait for a synchronous standby (%s), and none is in sync", p.Node.Name, wanted),
-		"Bring the standby back (controld start or rejoin). With replication.mode sync controld lifts the wait after replication.sync_timeout; with strict it does not."), true
+		fmt.Sprintf("commits on %s wait for a synchronous standby (%s), and none is in sync", p.Node.Name, wanted), do), true
 }
 
 func standbyTrouble(p, s NodeState) (ComponentHealth, bool) {

@@ -97,6 +97,10 @@ func TestAssessHealth(t *testing.T) {
 		{name: "lag in bytes", change: func(v *View) { v.Nodes[0].Server.Flushed = 1001 + UnhealthyLagBytes }, status: HealthDegraded, reason: "lag"},
 		{name: "a lag that is none", change: func(v *View) { v.Nodes[0].Server.Flushed = 1000 + UnhealthyLagBytes }, status: HealthOK},
 		{name: "lag in time", change: func(v *View) { v.Nodes[1].Server.Lag = UnhealthyLag + 1 }, status: HealthDegraded, reason: "lag"},
+		{name: "commits wait for nobody by ALTER SYSTEM", change: func(v *View) {
+			v.Nodes[0].Server.Settings["synchronous_standby_names"] = "*"
+			v.Nodes[0].Server.Overridden = []string{"synchronous_standby_names"}
+		}, status: HealthDegraded, reason: "sync-blocked", do: "ALTER SYSTEM RESET"},
 		{name: "commits wait for nobody", change: func(v *View) { v.Nodes[0].Server.Settings["synchronous_standby_names"] = "FIRST 1 (pg2)" }, status: HealthDegraded, reason: "sync-blocked"},
 		{name: "commits wait for the standby", change: func(v *View) {
 			v.Nodes[0].Server.Settings["synchronous_standby_names"] = "FIRST 1 (pg2)"
