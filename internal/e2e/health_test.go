@@ -235,7 +235,7 @@ func (c *cluster) smallJournal(t *testing.T) {
 		"run", "-d", "--name", name, "--network", c.Container("controld"), "--pid", "host",
 		"--cap-drop", "ALL", "--cap-add", "KILL", "--cap-add", "DAC_READ_SEARCH",
 		"--label", "controld.cluster=" + old.Config.Labels["controld.cluster"],
-		"--tmpfs", "/var/lib/controld:size=256k",
+		"--tmpfs", "/var/lib/controld:size=1m",
 	}
 	for _, e := range old.Config.Env {
 		args = append(args, "-e", e)
