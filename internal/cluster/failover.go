@@ -616,6 +616,13 @@ func (m *Manager) lockFree(n Node) bool {
 	return err == nil
 }
 
+// lockNotHeld: nobody is seen to hold the lock on n's volume. That a container does
+// not exist under its name proves something only beside this: it may have another.
+func (m *Manager) lockNotHeld(n Node) bool {
+	locked, err := m.out.Volumes.Locked(n)
+	return err == nil && !locked
+}
+
 // awaitEnded waits until the engine knows of a container's end too, which the
 // lock proves some 200 ms before: until then it would not start it again.
 func (m *Manager) awaitEnded(ctx context.Context, n Node) {
@@ -660,7 +667,7 @@ func (m *Manager) killAndProve(ctx context.Context, n Node, cut func(context.Con
 			return "lock", nil
 		}
 		if i%25 == 24 {
-			if c, err := m.out.Engine.Inspect(ctx, n.Container); err == nil && !c.Running {
+			if c, err := m.out.Engine.Inspect(ctx, n.Container); err == nil && !c.Running && (c.Exists || m.lockNotHeld(n)) {
 				return "engine", nil
 			}
 		}
