@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -62,9 +63,6 @@ What belongs to the daemon's container is skipped outside of it.
 }
 
 func (c *cli) printFindings(findings []finding) error {
-	if c.output == "json" {
-		return c.printJSON(findings)
-	}
 	rows := [][]string{{"CHECK", "STATE", "FOUND"}}
 	for _, f := range findings {
 		lines := strings.Split(f.Detail, "\n")
@@ -73,8 +71,7 @@ func (c *cli) printFindings(findings []finding) error {
 			rows = append(rows, []string{"", "", strings.TrimSpace(line)})
 		}
 	}
-	table(c.stdout, rows)
-	return nil
+	return c.print(findings, func(w io.Writer) { table(w, rows) })
 }
 
 func (c *cli) check(ctx context.Context, file string) []finding {

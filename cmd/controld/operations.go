@@ -62,11 +62,7 @@ func (c *cli) operationsList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if c.output == "json" {
-				return c.printJSON(page)
-			}
-			writeOperations(c.stdout, page)
-			return nil
+			return c.print(page, func(w io.Writer) { writeOperations(w, page) })
 		},
 	}
 	f := cmd.Flags()
@@ -139,11 +135,7 @@ func (c *cli) operationsShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if c.output == "json" {
-				return c.printJSON(op)
-			}
-			writeOperation(c.stdout, op)
-			return nil
+			return c.print(op, func(w io.Writer) { writeOperation(w, op) })
 		},
 	}
 }
@@ -236,11 +228,7 @@ became of the operation; with 3 when the operation had ended before.
 			if err != nil {
 				return err
 			}
-			if c.output == "json" {
-				return c.printJSON(op)
-			}
-			writeResult(c.stdout, op)
-			return nil
+			return c.print(op, func(w io.Writer) { writeResult(w, op) })
 		},
 	}
 }

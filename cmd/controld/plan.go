@@ -10,12 +10,8 @@ import (
 
 // printPlan prints a dry run; the exit code says too whether it would run.
 func (c *cli) printPlan(p gen.Plan) error {
-	if c.output == "json" {
-		if err := c.printJSON(p); err != nil {
-			return err
-		}
-	} else {
-		writePlan(c.stdout, p)
+	if err := c.print(p, func(w io.Writer) { writePlan(w, p) }); err != nil {
+		return err
 	}
 	if !p.WouldRun {
 		return &reported{exitRefused}

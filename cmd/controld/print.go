@@ -9,6 +9,15 @@ import (
 	"time"
 )
 
+// print writes v as --output says: as JSON, or for people by table.
+func (c *cli) print(v any, table func(io.Writer)) error {
+	if c.output == "json" {
+		return c.printJSON(v)
+	}
+	table(c.stdout)
+	return nil
+}
+
 func (c *cli) printJSON(v any) error {
 	enc := json.NewEncoder(c.stdout)
 	enc.SetIndent("", "  ")

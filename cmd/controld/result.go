@@ -22,12 +22,8 @@ func state(op gen.Operation) string {
 
 // printResult writes how an operation stands; the exit code says it too.
 func (c *cli) printResult(op gen.Operation) error {
-	if c.output == "json" {
-		if err := c.printJSON(op); err != nil {
-			return err
-		}
-	} else {
-		writeResult(c.stdout, op)
+	if err := c.print(op, func(w io.Writer) { writeResult(w, op) }); err != nil {
+		return err
 	}
 	if code := operationCode(op.State); code != exitOK {
 		return &reported{code}

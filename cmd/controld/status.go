@@ -82,11 +82,7 @@ func readStatus(ctx context.Context, api *client.Client) (status, error) {
 }
 
 func (c *cli) printStatus(s status) error {
-	if c.output == "json" {
-		return c.printJSON(s)
-	}
-	c.writeStatus(c.stdout, s)
-	return nil
+	return c.print(s, func(w io.Writer) { c.writeStatus(w, s) })
 }
 
 // watch goes on when the daemon does not answer for a while: that is what one

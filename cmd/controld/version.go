@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -15,11 +16,9 @@ func (c *cli) versionCommand() *cobra.Command {
   controld version -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if c.output == "json" {
-				return c.printJSON(map[string]string{"version": programVersion(), "go": runtime.Version()})
-			}
-			fmt.Fprintf(c.stdout, "controld %s (%s)\n", programVersion(), runtime.Version())
-			return nil
+			return c.print(map[string]string{"version": programVersion(), "go": runtime.Version()}, func(w io.Writer) {
+				fmt.Fprintf(w, "controld %s (%s)\n", programVersion(), runtime.Version())
+			})
 		},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -101,11 +102,9 @@ func (c *cli) await(ctx context.Context, api *client.Client, op gen.Operation) (
 
 // printStarted prints an operation that nobody waits for.
 func (c *cli) printStarted(op gen.Operation) error {
-	if c.output == "json" {
-		return c.printJSON(op)
-	}
-	fmt.Fprintf(c.stdout, "%s %s\n  follow it: controld operations follow %s\n", title(op), op.State, op.ID)
-	return nil
+	return c.print(op, func(w io.Writer) {
+		fmt.Fprintf(w, "%s %s\n  follow it: controld operations follow %s\n", title(op), op.State, op.ID)
+	})
 }
 
 // unfinished is the error of a wait that ended before the operation did: by

@@ -144,8 +144,7 @@ func (m *Manager) primaryGone() bool {
 	if err != nil {
 		return false
 	}
-	locked, err := m.out.Volumes.Locked(n)
-	return err == nil && !locked
+	return m.unlocked(n)
 }
 
 // Failback starts a planned failover to the preferred primary, which is
@@ -608,17 +607,16 @@ func (m *Manager) fence(ctx context.Context, n Node, cut func(context.Context)) 
 // volume is free. It proves nothing where the volume is not seen as the node
 // sees it, and the lock file is missing for that.
 func (m *Manager) lockFree(n Node) bool {
-	locked, err := m.out.Volumes.Locked(n)
-	if err != nil || locked {
+	if !m.unlocked(n) {
 		return false
 	}
-	_, err = m.out.Volumes.Control(n)
+	_, err := m.out.Volumes.Control(n)
 	return err == nil
 }
 
-// lockNotHeld: nobody is seen to hold the lock on n's volume. That a container does
-// not exist under its name proves something only beside this: it may have another.
-func (m *Manager) lockNotHeld(n Node) bool {
+// unlocked: nobody is seen to hold the lock on n's volume. That proves a death
+// only together with something else, such as lockFree or the engine's word.
+func (m *Manager) unlocked(n Node) bool {
 	locked, err := m.out.Volumes.Locked(n)
 	return err == nil && !locked
 }
@@ -667,7 +665,8 @@ func (m *Manager) killAndProve(ctx context.Context, n Node, cut func(context.Con
 			return "lock", nil
 		}
 		if i%25 == 24 {
-			if c, err := m.out.Engine.Inspect(ctx, n.Container); err == nil && !c.Running && (c.Exists || m.lockNotHeld(n)) {
+			// One that is not found under its name may have another.
+			if c, err := m.out.Engine.Inspect(ctx, n.Container); err == nil && !c.Running && (c.Exists || m.unlocked(n)) {
 				return "engine", nil
 			}
 		}

@@ -517,8 +517,7 @@ func (f *failover) promotedButDown(to Node, s *failoverState) bool {
 	if err != nil || control.Timeline() <= s.Timeline {
 		return false
 	}
-	locked, err := f.m.out.Volumes.Locked(to)
-	return err == nil && !locked
+	return f.m.unlocked(to)
 }
 
 // promoteAgain is promote after an interruption past the point of no return.
@@ -643,7 +642,7 @@ func (f *failover) resume(ctx context.Context, s *failoverState) error {
 // One that has ended since is started: nobody else does while this runs.
 func (f *failover) record(ctx context.Context, s *failoverState) error {
 	_, to := f.nodes(s)
-	if locked, err := f.m.out.Volumes.Locked(to); err == nil && !locked {
+	if f.m.unlocked(to) {
 		ctx, cancel := context.WithTimeout(ctx, serveDeadline)
 		defer cancel()
 		if err := errors.Join(f.serve(ctx, s, to), f.m.align(ctx, s.Targets)); err != nil {

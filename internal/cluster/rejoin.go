@@ -371,7 +371,7 @@ func (r *rejoin) watch(ctx context.Context, cancel context.CancelCauseFunc, lead
 // gone names what a rejoin cannot go on without: the primary's server, or the
 // node's container, whose init carries the order out. Both were up before.
 func (r *rejoin) gone(ctx context.Context, leader Node) string {
-	if locked, err := r.m.out.Volumes.Locked(leader); err == nil && !locked {
+	if r.m.unlocked(leader) {
 		return "the server of the primary " + leader.Name
 	}
 	if c, err := r.m.out.Engine.Inspect(ctx, r.node.Container); err == nil && !c.Running {

@@ -70,7 +70,7 @@ func (m *Manager) ReloadServers(ctx context.Context, nodes []Node) {
 	sessions := sessionCache{servers: m.out.Servers}
 	defer sessions.closeAll()
 	for _, n := range nodes {
-		if locked, err := m.out.Volumes.Locked(n); err == nil && !locked {
+		if m.unlocked(n) {
 			continue
 		}
 		if err := sessions.with(ctx, n, func(session Session) error { return session.Reload(ctx, nil) }); err != nil {

@@ -302,8 +302,8 @@ func (w Work[S]) resume(ctx context.Context, r *run) State {
 	noReturn := index(steps, w.NoReturn)
 	past := noReturn >= 0 && at > noReturn // that step had ended, or there were no such entry
 	if !past && noReturn >= 0 && last >= noReturn {
-		// Until the world says, nothing else may begin: not given up but by a
-		// person, or a later start would act on a world that has moved on.
+		// Until the world says, nothing else may begin. Left aside, it would be taken
+		// up by a later start, in a world that has moved on; only a person gives it up.
 		for known := false; !known; {
 			past, known = w.past(ctx, r, &state)
 			switch cause := context.Cause(ctx); {
