@@ -274,7 +274,10 @@ func (f *failover) prepare(ctx context.Context, s *failoverState) (operation.Pre
 		return p, nil
 	}
 	p.Checks = f.checks(v, s)
-	return p, refusalOf(p.Checks)
+	if err := refusalOf(p.Checks); err != nil || s.RejoinFirst { // which may be down yet
+		return p, err
+	}
+	return p, f.reachable(s)
 }
 
 // refusalOf makes the first failed check the refusal.
@@ -316,13 +319,11 @@ func (f *failover) choose(ctx context.Context, v View, s *failoverState) error {
 		s.MaxLoss = *f.req.MaxLossBytes
 	}
 	f.addresses(ctx, v, s)
-	if s.RejoinFirst {
-		return nil // it may be down yet
-	}
-	return f.reachable(s)
+	return nil
 }
 
-// reachable refuses a candidate whose address nobody knows.
+// reachable refuses a candidate whose address nobody knows. It is asked last: one
+// that is down has none either, and the checks say that better.
 func (f *failover) reachable(s *failoverState) error {
 	_, to := f.nodes(s)
 	if s.Targets.Primary == "" {

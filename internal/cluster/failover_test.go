@@ -263,6 +263,20 @@ func TestALossOverTheBoundIsRefused(t *testing.T) {
 	})
 }
 
+// A candidate that is down has no address either: the refusal says why it is down.
+func TestACandidateThatIsDownIsRefusedForThat(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(first, (*clustertest.Host).Crash)
+		l.w.Do(second, (*clustertest.Host).Crash)
+		time.Sleep(time.Second)
+		rec := failover(l, cluster.FailoverRequest{Target: second, Mode: cluster.ModeEmergency})
+		l.want(rec, operation.Refused)
+		if rec.Problem.Type != "/problems/no-candidate" {
+			l.t.Errorf("%+v", rec.Problem)
+		}
+	})
+}
+
 // The volume can be read when the request is judged, and no more once the
 // primary is dead: that is no refusal, which would say that nothing was touched.
 func TestALossThatShowsAfterTheKillIsNoRefusal(t *testing.T) {

@@ -415,13 +415,13 @@ func (f *failover) rejoinSteps(s *failoverState) []operation.Step[failoverState]
 	return append(out, operation.Step[failoverState]{Name: "prechecks", Do: func(ctx context.Context, s *failoverState) error {
 		v := f.m.fresh(ctx)
 		f.addresses(ctx, v, s)
-		if err := f.reachable(s); err != nil {
-			return err
-		}
 		s.RejoinFirst = true // the list of steps must stay the same when this is resumed
 		from, _ := v.Node(s.From)
 		target, _ := v.Node(s.To)
 		s.Timeline = from.Timeline()
-		return refusalOf(f.m.plannedChecks(v, from, target))
+		if err := refusalOf(f.m.plannedChecks(v, from, target)); err != nil {
+			return err
+		}
+		return f.reachable(s)
 	}})
 }
