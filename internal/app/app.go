@@ -125,7 +125,10 @@ func (a *app) run(ctx context.Context) error {
 	})
 	a.onStop("redis", cache.Close)
 
-	operations := operation.NewManager(journal, a.log)
+	operations, err := operation.NewManager(journal, a.log)
+	if err != nil {
+		return err
+	}
 	manager, err := cluster.NewManager(set, outside(cluster.Outside{
 		Engine:  engine,
 		Volumes: volumes,
@@ -263,7 +266,7 @@ func settings(cfg config.Config) cluster.Settings {
 	return set
 }
 
-// pauseLimit is how long the claim on one pause is renewed (safety rule 6).
+// pauseLimit is how long the claim on one pause is renewed.
 const pauseLimit = 30 * time.Second
 
 func sizes(cfg config.Config) render.Sizes {

@@ -14,8 +14,8 @@ import (
 // self is who asks in the audit when nobody did.
 var self = operation.Caller{Name: "controld"}
 
-// Begin sees to it that the cluster has a primary after controld's start, by
-// safety rule 2. It returns false when nothing can be done without a person,
+// Begin sees to it that the cluster has a primary after controld's start, as
+// DecideStart says. It returns false when nothing can be done without a person,
 // or not yet; the health says why, and it is called again.
 func (m *Manager) Begin(ctx context.Context) (bool, error) {
 	d, err := m.decideStart(ctx)

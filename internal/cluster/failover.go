@@ -21,7 +21,7 @@ const (
 	proveDeadline   = 3 * time.Second  // the candidate has the shutdown checkpoint
 	promoteDeadline = 5 * time.Second  // a candidate that stands still does not lead: it is fenced and its control file read
 	replayDeadline  = 5 * time.Minute  // one that replays what it has will
-	deathDeadline   = 10 * time.Second // safety rule 3
+	deathDeadline   = 10 * time.Second // an emergency proves the death, or ends undone
 	salvageDeadline = 20 * time.Second
 	serveDeadline   = 20 * time.Second // a server that was stopped serves again
 	streamDeadline  = 15 * time.Second // the old primary streams again
@@ -166,8 +166,17 @@ func (m *Manager) startFailover(ctx context.Context, kind string, r FailoverRequ
 		return operation.Record{}, fmt.Errorf("encode request: %w", err)
 	}
 	m.awaitUpkeep(ctx)
-	spec := operation.Spec{Kind: kind, Mode: orAuto(r.Mode), Reason: r.Reason, Caller: by, Params: params}
+	spec := operation.Spec{Kind: kind, Mode: orAuto(r.Mode), Reason: r.Reason, Caller: by, Params: params, Foreseen: m.foreseen(r)}
 	return m.operations.Start(ctx, spec, m.failoverWork(kind, r))
+}
+
+// foreseen is the way that a request would take by what was last known.
+func (m *Manager) foreseen(r FailoverRequest) map[string]any {
+	from, to := m.Identity().Primary, r.Target
+	if others := m.others(from); to == "" && len(others) == 1 {
+		to = others[0].Name
+	}
+	return map[string]any{"from": from, "to": to}
 }
 
 func orAuto(mode string) string {
@@ -366,7 +375,8 @@ func (f *failover) chooseTarget(v View, s *failoverState) error {
 	return nil
 }
 
-// chooseMode decides auto once, from what was just observed (safety rule 9).
+// chooseMode decides auto once, from what was just observed: a planned failover
+// that fails never becomes an emergency one.
 func (f *failover) chooseMode(ctx context.Context, leader NodeState) string {
 	if f.req.Mode == ModePlanned || f.req.Mode == ModeEmergency {
 		return f.req.Mode
@@ -440,7 +450,7 @@ func (f *failover) nodes(s *failoverState) (from, to Node) {
 }
 
 // A pauseLease renews the claim on a pause until it is stopped, or for limit at
-// the most: a daemon that hangs must not hold the clients (safety rule 6).
+// the most: a daemon that hangs must not hold the clients.
 type pauseLease struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
@@ -547,8 +557,8 @@ func (f *failover) each(ctx context.Context, do func(context.Context, string) er
 	return errors.Join(errs...)
 }
 
-// past reports whether the candidate leads on a new timeline, on its disk
-// (safety rule 5). A candidate that does not say so within the deadline is
+// past reports whether the candidate leads on a new timeline, on its disk: the
+// point of no return is that fact, not a call. A candidate that does not say so within the deadline is
 // fenced, so that a promotion still on its way cannot happen later.
 func (f *failover) past(ctx context.Context, s *failoverState) (bool, error) {
 	_, to := f.nodes(s)
@@ -588,7 +598,7 @@ func (f *failover) leads(ctx context.Context, to Node, s *failoverState) bool {
 }
 
 // fence withdraws a node's order, kills what runs of it, and returns when the
-// death is proved (safety rule 3). cut, if any, is called once when the proof
+// death is proved: a kill that was sent proves nothing. cut, if any, is called once when the proof
 // is late.
 func (m *Manager) fence(ctx context.Context, n Node, cut func(context.Context)) error {
 	if err := m.withdraw(n); err != nil {

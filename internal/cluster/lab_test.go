@@ -53,16 +53,23 @@ type daemon struct {
 // inLab runs f in virtual time, in a world whose cluster has been started:
 // first leads, second streams, clients write.
 func inLab(t *testing.T, change func(*cluster.Settings), f func(l *lab)) {
-	dir := journalDir(t)
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, dir, change)
-		defer l.close()
+	inEmptyLab(t, change, func(l *lab) {
 		l.boot(nil)
 		l.look()
 		l.settle("the first start")
 		l.w.Write("imdb", 20*time.Millisecond)
 		l.w.Write("imdb", 30*time.Millisecond)
 		time.Sleep(300 * time.Millisecond)
+		f(l)
+	})
+}
+
+// inEmptyLab runs f in virtual time, in a world that nobody has looked at yet.
+func inEmptyLab(t *testing.T, change func(*cluster.Settings), f func(l *lab)) {
+	dir := journalDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, dir, change)
+		defer l.close()
 		f(l)
 	})
 }
@@ -106,7 +113,11 @@ func (l *lab) boot(hook func(ctx context.Context, call string, do func() error) 
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	d := &daemon{process: l.w.Process(), journal: journal, ops: operation.NewManager(journal, l.log)}
+	ops, err := operation.NewManager(journal, l.log)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	d := &daemon{process: l.w.Process(), journal: journal, ops: ops}
 	d.process.Hook = hook
 	d.m, err = cluster.NewManager(l.set, d.process.Outside(), d.ops, journal, l.log)
 	if err != nil {

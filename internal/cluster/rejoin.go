@@ -67,7 +67,7 @@ func (m *Manager) startNodeWork(ctx context.Context, kind string, r nodeRequest,
 	if by.Name != self.Name {
 		m.awaitUpkeep(ctx)
 	}
-	spec := operation.Spec{Kind: kind, Mode: r.Method, Reason: reason, Caller: by, Params: params, Follows: m.followed(kind, r.Node)}
+	spec := operation.Spec{Kind: kind, Mode: r.Method, Reason: reason, Caller: by, Params: params, Follows: m.followed(kind, r.Node), Foreseen: map[string]any{"node": r.Node}}
 	return m.operations.Start(ctx, spec, work)
 }
 

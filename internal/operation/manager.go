@@ -24,9 +24,9 @@ type Manager struct {
 	mu       sync.Mutex
 	stopping bool
 	runs     map[string]*run // open operations by ID
-	// waiting are those that the journal has open and Resume has not taken up:
+	// waiting are those that another process left open and Resume has not taken up:
 	// they exclude others like those that run.
-	waiting map[string]Record
+	waiting []entry
 	// unsaved are those that have ended while the disk refused to take that.
 	unsaved     map[string]Record
 	subscribers map[*subscriber]struct{}
@@ -35,20 +35,16 @@ type Manager struct {
 
 // NewManager makes a manager on a journal. What the journal has open excludes
 // others from now on; Resume goes on with it.
-func NewManager(j *Journal, log *slog.Logger) *Manager {
-	ctx, stop := context.WithCancelCause(context.Background())
-	m := &Manager{
-		journal: j, log: log, ctx: ctx, stop: stop,
-		runs: map[string]*run{}, waiting: map[string]Record{}, unsaved: map[string]Record{}, subscribers: map[*subscriber]struct{}{},
-	}
-	entries, err := j.open()
+func NewManager(j *Journal, log *slog.Logger) (*Manager, error) {
+	waiting, err := j.open()
 	if err != nil {
-		log.Error("open operations not read; they exclude nothing until they are resumed", "err", err)
+		return nil, err
 	}
-	for _, e := range entries {
-		m.waiting[e.Record.ID] = e.Record
-	}
-	return m
+	ctx, stop := context.WithCancelCause(context.Background())
+	return &Manager{
+		journal: j, log: log, ctx: ctx, stop: stop,
+		runs: map[string]*run{}, waiting: waiting, unsaved: map[string]Record{}, subscribers: map[*subscriber]struct{}{},
+	}, nil
 }
 
 // Start begins an operation and returns when it was prepared: with the running
@@ -114,7 +110,7 @@ func (m *Manager) admit(spec Spec) (admitted *run, bound string, err error) {
 		Record: Record{
 			ID: id.String(), Kind: spec.Kind, Mode: spec.Mode, State: Running,
 			RequestedBy: spec.Caller.Name, Reason: spec.Reason, StartedAt: time.Now().UTC(),
-			Steps: []StepRecord{}, Checks: spec.Checks, Follows: spec.Follows,
+			Steps: []StepRecord{}, Checks: spec.Checks, Follows: spec.Follows, Result: spec.Foreseen,
 		},
 	})
 	if spec.Follows != "" {
@@ -130,8 +126,8 @@ func (m *Manager) admit(spec Spec) (admitted *run, bound string, err error) {
 // openLocked are the operations that run, and those that wait to be resumed.
 func (m *Manager) openLocked() []Record {
 	out := make([]Record, 0, len(m.runs)+len(m.waiting))
-	for _, rec := range m.waiting {
-		out = append(out, rec)
+	for _, e := range m.waiting {
+		out = append(out, e.Record)
 	}
 	for _, r := range m.runs {
 		out = append(out, r.snapshot())
@@ -145,7 +141,7 @@ func (m *Manager) busy(spec Spec, id string, running Record) error {
 	now := time.Now().UTC()
 	rec := Record{
 		ID: id, Kind: spec.Kind, Mode: spec.Mode, State: Refused, RequestedBy: spec.Caller.Name, Reason: spec.Reason,
-		StartedAt: now, EndedAt: now, Steps: []StepRecord{},
+		StartedAt: now, EndedAt: now, Steps: []StepRecord{}, Result: spec.Foreseen,
 		Problem: &Problem{Type: "/problems/operation-running", Detail: refusal.Error(), Numbers: map[string]any{"operation": running.ID}},
 	}
 	if err := m.journal.put(entry{Record: rec}); err != nil {
@@ -196,22 +192,22 @@ func (m *Manager) finish(r *run, work Runnable, state State) {
 	r.end(state)
 }
 
-// Resume goes on with every operation that the journal has open: forward where
+// Resume goes on with every operation that another process left open: forward where
 // its point of no return is passed, back where it is not. build makes the work
 // of a record anew from its parameters. It returns when all have ended or ctx has.
 func (m *Manager) Resume(ctx context.Context, build func(Record, json.RawMessage) (Runnable, error)) error {
-	entries, err := m.journal.open()
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
+	for {
+		e, left := m.nextWaiting()
+		if !left {
+			return nil
+		}
 		work, err := build(e.Record, e.Params)
 		if err != nil {
 			return fmt.Errorf("resume operation %s: %w", e.Record.ID, err)
 		}
 		m.mu.Lock()
 		r := m.newRun(e)
-		delete(m.waiting, r.id)
+		m.waiting = m.waiting[1:]
 		m.runs[r.id] = r
 		m.running.Add(1)
 		m.mu.Unlock()
@@ -224,7 +220,15 @@ func (m *Manager) Resume(ctx context.Context, build func(Record, json.RawMessage
 			return fmt.Errorf("resume operation %s: %w", r.id, err)
 		}
 	}
-	return nil
+}
+
+func (m *Manager) nextWaiting() (entry, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.waiting) == 0 {
+		return entry{}, false
+	}
+	return m.waiting[0], true
 }
 
 // Get returns an operation as it stands.

@@ -145,6 +145,9 @@ type Spec struct {
 	Caller  Caller
 	Follows string
 	Checks  []Check
+	// Foreseen is what the result of one that is refused before it was prepared
+	// tells: whom it would have been about.
+	Foreseen map[string]any
 	// Params is what a restarted daemon needs to build the same work again.
 	Params json.RawMessage
 }

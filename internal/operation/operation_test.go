@@ -102,7 +102,10 @@ func (b *bench) open() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.j, b.m = j, NewManager(j, slog.New(slog.DiscardHandler))
+	if b.m, err = NewManager(j, slog.New(slog.DiscardHandler)); err != nil {
+		b.t.Fatal(err)
+	}
+	b.j = j
 }
 
 func (b *bench) close() {
@@ -376,6 +379,30 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// What this process has begun before it came to resume is not begun twice.
+func TestResumeLeavesAloneWhatThisProcessBegan(t *testing.T) {
+	onBench(t, func(b *bench) {
+		gone := make(chan struct{})
+		s := &script{do: map[string]func(context.Context) error{"a": hold(gone)}}
+		rec, err := b.start("failover", s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		err = b.m.Resume(context.Background(), func(r Record, _ json.RawMessage) (Runnable, error) {
+			t.Errorf("%s is begun again", r.ID)
+			return s.work(), nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		close(gone)
+		if rec, err = b.m.Wait(context.Background(), rec.ID); err != nil || rec.State != Succeeded {
+			t.Errorf("%s, %v", rec.State, err)
+		}
+	})
+}
+
 // TestResume: the process dies in a step, and another goes on by what the
 // journal says and what the world is.
 func TestResume(t *testing.T) {
@@ -579,13 +606,14 @@ func TestBusy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = b.start("rejoin", &script{})
+		foreseen := map[string]any{"node": "a"}
+		_, err = b.m.Start(context.Background(), Spec{Kind: "rejoin", Foreseen: foreseen}, (&script{}).work())
 		var busy *Busy
 		if !errors.As(err, &busy) || busy.Running.ID != running.ID {
 			t.Fatalf("%v, want busy with %s", err, running.ID)
 		}
 		recs, _, err := b.m.List(Filter{Kind: "rejoin"})
-		if err != nil || len(recs) != 1 || recs[0].State != Refused || recs[0].Problem.Numbers["operation"] != running.ID {
+		if err != nil || len(recs) != 1 || recs[0].State != Refused || recs[0].Problem.Numbers["operation"] != running.ID || recs[0].Result["node"] != "a" {
 			t.Errorf("audit of the refused one: %+v, %v", recs, err)
 		}
 		close(open)
@@ -785,6 +813,7 @@ func TestResumeOfAnotherVersion(t *testing.T) {
 			if err := b.j.put(entry{Record: Record{ID: "x", Kind: "failover", State: Running, Steps: []StepRecord{{Name: "old"}, {Name: "b"}}}, Reached: 1, State: json.RawMessage(`{}`)}); err != nil {
 				t.Fatal(err)
 			}
+			b.crash(func() {})
 			s := &script{past: func(context.Context) (bool, error) { return past, nil }}
 			rec := b.resume(s)
 			state, trace := Undone, "undo e undo d undo leap "+undoOfC
@@ -820,6 +849,7 @@ func FuzzBrokenEntry(f *testing.F) {
 			if err := b.j.put(e); err != nil {
 				return
 			}
+			b.crash(func() {})
 			if rec := b.resume(&script{}); rec.Open() && rec.State != Incomplete {
 				t.Errorf("left %s", rec.State)
 			}
