@@ -33,20 +33,26 @@ func skipped(check, why string) finding { return finding{check, "skipped", why} 
 
 func (c *cli) checkCommand() *cobra.Command {
 	var file string
+	var daemon bool
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check settings, secrets, the engine and the API",
 		Long: `Check what the daemon needs (settings, secrets, the container engine, its state
 directory) and what the commands need (the API, the token). Nothing is changed.
-What belongs to the daemon's container is skipped outside of it.
+What belongs to the daemon's container is skipped outside of it. With --daemon the
+API is not asked: "make up" judges new settings by it before it replaces the daemon.
 
 ` + exitCodeHelp,
 		Example: `  controld check
+  controld check --daemon
   controld check --config controld.yaml
   docker exec controld controld check --token-file /secrets/token_viewer`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			findings := c.check(cmd.Context(), file)
+			findings := c.checkDaemon(cmd.Context(), file)
+			if !daemon {
+				findings = append(findings, c.checkAPI(cmd.Context())...)
+			}
 			if err := c.printFindings(findings); err != nil {
 				return err
 			}
@@ -59,6 +65,7 @@ What belongs to the daemon's container is skipped outside of it.
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "a YAML file with settings (default: none)")
+	cmd.Flags().BoolVar(&daemon, "daemon", false, "check only what the daemon needs")
 	return cmd
 }
 
@@ -74,16 +81,15 @@ func (c *cli) printFindings(findings []finding) error {
 	return c.print(findings, func(w io.Writer) { table(w, rows) })
 }
 
-func (c *cli) check(ctx context.Context, file string) []finding {
-	var findings []finding
+func (c *cli) checkDaemon(ctx context.Context, file string) []finding {
 	cfg, err := config.Load(file, c.environ)
 	if err != nil {
-		findings = append(findings, failed("settings", err))
-	} else {
-		findings = append(findings, ok("settings", "%d nodes, preferred primary %s", len(cfg.Nodes), cfg.PreferredPrimary),
-			checkSecrets(cfg), checkStateDir(cfg), c.checkEngine(ctx, cfg))
+		return []finding{failed("settings", err)}
 	}
-	return append(findings, c.checkAPI(ctx)...)
+	return []finding{
+		ok("settings", "%d nodes, preferred primary %s", len(cfg.Nodes), cfg.PreferredPrimary),
+		checkSecrets(cfg), checkStateDir(cfg), c.checkEngine(ctx, cfg),
+	}
 }
 
 func checkSecrets(cfg config.Config) finding {

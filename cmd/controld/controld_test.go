@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -396,6 +397,20 @@ func TestCheck(t *testing.T) {
 	}
 	d.env["CONTROLD_URL"] = "http://127.0.0.1:1"
 	if out := d.run("check", "-o", "json"); out.code != exitError || !strings.Contains(out.stdout, `"failed"`) {
+		t.Errorf("%+v", out)
+	}
+	if out := d.run("check", "--daemon"); out.code != exitError || strings.Contains(out.stdout, "API") || !strings.Contains(out.stdout, "container engine  failed") {
+		t.Errorf("%+v", out)
+	}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if out := d.run("check", "--daemon"); out.code != 0 || !strings.Contains(out.stdout, "container engine  ok") {
+		t.Errorf("%+v", out)
+	}
+	if out := d.run("check", "--daemon", "--config", "testdata/unknown.yaml"); out.code != exitError || !strings.Contains(out.stdout, "postgres.shared_bufers") {
 		t.Errorf("%+v", out)
 	}
 }

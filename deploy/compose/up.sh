@@ -18,6 +18,14 @@ make_resources() {
 	done
 }
 
+# check_settings lets controld itself judge the settings, before the one that
+# runs is stopped for them.
+check_settings() {
+	local found
+	found=$(compose run --rm --no-deps -T controld check --daemon 2>&1) ||
+		die "$found"$'\n'"controld would not start like this. Nothing was started or stopped."
+}
+
 # changed tells whether a container differs from what compose would make now.
 changed() { # service
 	local service=$1 image has wanted
@@ -114,19 +122,10 @@ Three commands to try:
 END
 }
 
-# keep_running undoes what down.sh does to the containers that the engine starts
-# by itself. It starts the nodes never: only controld knows which may run.
-keep_running() {
-	local service
-	for service in pgbouncer redis controld; do
-		docker update --restart=always "$prefix$service" >/dev/null
-	done
-}
-
 "$here/secrets.sh"
 make_resources
+check_settings
 retire
 compose up -d --no-recreate
-keep_running
 wait_until_healthy || explain_failure
 print_endpoints

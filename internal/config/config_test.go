@@ -64,6 +64,8 @@ func TestLoad(t *testing.T) {
 		{name: "a duration without a unit in the environment", environ: []string{"CONTROLD_OBSERVE_INTERVAL=5"}, wants: []string{"CONTROLD_OBSERVE_INTERVAL=5", "unit"}},
 		{name: "wrong mode", environ: []string{"CONTROLD_REPLICATION_MODE=semi"}, wants: []string{`replication.mode: "semi"`, "async, sync, strict"}},
 		{name: "size without a unit", file: "postgres:\n  shared_buffers: 256\n", wants: []string{"postgres.shared_buffers", `"256"`, "256MB"}},
+		{name: "more memory than PostgreSQL takes", environ: []string{"CONTROLD_POSTGRES_SHARED_BUFFERS=9999999999TB"}, wants: []string{"postgres.shared_buffers", "1MB to 4TB"}},
+		{name: "less WAL than PostgreSQL takes", environ: []string{"CONTROLD_POSTGRES_MAX_WAL_SIZE=65535kB"}, wants: []string{"postgres.max_wal_size", "64MB to 1024TB"}},
 		{name: "all that is wrong is named", environ: []string{"CONTROLD_LOG_LEVEL=loud", "CONTROLD_LISTEN=8088"}, wants: []string{"log.level", "listen", "host:port"}},
 		{name: "preferred primary is no node", environ: []string{"CONTROLD_PREFERRED_PRIMARY=pg9"}, wants: []string{"preferred_primary", "postgres_master, postgres_slave"}},
 		{name: "database that clashes", environ: []string{"CONTROLD_POOLER_DATABASES=imdb,imdb_ro"}, wants: []string{"imdb_ro", "controld's own"}},

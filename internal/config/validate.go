@@ -16,8 +16,11 @@ var (
 	prefixForm   = regexp.MustCompile(`^([a-z0-9][a-z0-9-]*)?$`)
 	nameForm     = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 	databaseForm = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
-	sizeForm     = regexp.MustCompile(`^[1-9][0-9]{0,9}(kB|MB|GB|TB)$`)
+	sizeForm     = regexp.MustCompile(`^([1-9][0-9]{0,9})(kB|MB|GB|TB)$`)
 )
+
+// Bytes in the units of PostgreSQL's sizes.
+var sizeUnits = map[string]float64{"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
 // Validate names everything that is wrong: the key, its value, what is allowed.
 func (c Config) Validate() error {
@@ -75,9 +78,11 @@ func (c Config) validateNodes(v *problems) {
 }
 
 func (p Postgres) validate(v *problems) {
-	v.size("postgres.shared_buffers", p.SharedBuffers)
-	v.size("postgres.max_wal_size", p.MaxWALSize)
-	v.size("postgres.max_slot_wal_keep_size", p.MaxSlotWALKeepSize)
+	// Outside of what PostgreSQL takes a node would not start any more.
+	v.size("postgres.shared_buffers", p.SharedBuffers, "1MB", "4TB")
+	v.size("postgres.max_wal_size", p.MaxWALSize, "64MB", "1024TB")
+	// Not less than wal_keep_size, which is kept anyway.
+	v.size("postgres.max_slot_wal_keep_size", p.MaxSlotWALKeepSize, "64MB", "1024TB")
 	// Below this, controld, replication and the pooler crowd the clients out.
 	v.number("postgres.max_connections", int64(p.MaxConnections), 20, 10000)
 	v.number("postgres.max_prepared_transactions", int64(p.MaxPreparedTransactions), 0, 10000)
@@ -124,8 +129,23 @@ func (p *problems) match(key, value string, form *regexp.Regexp, allowed string)
 	}
 }
 
-func (p *problems) size(key, value string) {
-	p.match(key, value, sizeForm, "a whole number and a unit as PostgreSQL writes it: 512kB, 256MB, 4GB, 1TB")
+func (p *problems) size(key, value, least, most string) {
+	n, ok := bytesOf(value)
+	low, _ := bytesOf(least)
+	high, _ := bytesOf(most)
+	if !ok || n < low || n > high {
+		p.add(key, value, fmt.Sprintf("a whole number and a unit as PostgreSQL writes it (512kB, 256MB, 4GB, 1TB), %s to %s", least, most))
+	}
+}
+
+// bytesOf reads a size as PostgreSQL writes it.
+func bytesOf(size string) (float64, bool) {
+	m := sizeForm.FindStringSubmatch(size)
+	if m == nil {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(m[1], 64)
+	return n * sizeUnits[m[2]], err == nil
 }
 
 func (p *problems) oneOf(key, value string, allowed ...string) {

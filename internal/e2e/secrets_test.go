@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -230,6 +231,14 @@ func TestClustersSideBySide(t *testing.T) {
 	}
 	if after := c.containers(services...); after != before {
 		t.Errorf("a second up.sh changed what runs:\n%s\nwas\n%s", after, before)
+	}
+	wrongSetting := c.command(t.Context(), filepath.Join(c.Root, "deploy/compose/up.sh"))
+	wrongSetting.Env = append(slices.Clone(c.Env), "CONTROLD_OBSERVE_INTERVAL=1h")
+	if out, err := wrongSetting.CombinedOutput(); err == nil || !strings.Contains(string(out), "observe.interval") || !strings.Contains(string(out), "Nothing was started or stopped") {
+		t.Errorf("up.sh with a wrong setting: %v\n%s", err, out)
+	}
+	if after := c.containers(services...); after != before {
+		t.Errorf("up.sh with a wrong setting changed what runs:\n%s\nwas\n%s", after, before)
 	}
 	c.Env = append(c.Env, "CONTROLD_LOG_LEVEL=debug")
 	if err := c.Script(t.Context(), "up.sh"); err != nil {

@@ -22,7 +22,7 @@ const syncTimeout = 2 * time.Second
 // after, and a busy machine.
 const blockedAtMost = syncTimeout + 12*time.Second
 
-// TestSynchronousReplication is safety rule 10 in mode sync, on one cluster
+// TestSynchronousReplication is mode sync as docs/safety.md has it, on one cluster
 // that each part leaves healthy.
 func TestSynchronousReplication(t *testing.T) {
 	t.Parallel()
