@@ -21,6 +21,8 @@ import (
 // A scenario is one operation and what must be true after it, whatever was cut.
 type scenario struct {
 	name string
+	// empty: the operation is the cluster's first start.
+	empty bool
 	// set changes the cluster's settings.
 	set func(*cluster.Settings)
 	// ready brings the world into the state in which the operation begins.
@@ -60,6 +62,7 @@ func scenarios() []scenario {
 	return []scenario{
 		{name: "planned", run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
 		{name: "planned, sync", set: sync, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
+		{name: "planned, strict", set: func(s *cluster.Settings) { s.Replication = cluster.Strict }, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
 		{name: "failback", ready: func(l *lab) {
 			l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
 			l.settle("the failover before")
@@ -69,20 +72,20 @@ func scenarios() []scenario {
 			l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
 		}, run: failingBack},
 		{name: "emergency, dead", ready: hurt(first, (*clustertest.Host).Crash), run: ask(cluster.FailoverRequest{})},
+		{name: "emergency, dead, sync", set: sync, ready: hurt(first, (*clustertest.Host).Crash), run: ask(cluster.FailoverRequest{})},
 		{name: "emergency, frozen", ready: hurt(first, (*clustertest.Host).Freeze), run: ask(cluster.FailoverRequest{}), again: askAgain(false)},
 		{name: "emergency, paused", ready: hurt(first, (*clustertest.Host).Pause), run: ask(cluster.FailoverRequest{}), again: askAgain(false)},
 		{name: "emergency, chosen", run: ask(cluster.FailoverRequest{Mode: cluster.ModeEmergency})},
 		{name: "emergency, unreadable", ready: hurt(first, func(h *clustertest.Host) { h.Crash(); h.Unreadable(true) }),
 			run: ask(cluster.FailoverRequest{MaxLossBytes: new(int64(cluster.AcceptAnyLoss))}), again: askAgain(true)},
-		{name: "start", ready: func(l *lab) {
-			l.w.Do(first, (*clustertest.Host).Crash)
-			l.w.Do(second, (*clustertest.Host).Crash)
-			time.Sleep(100 * time.Millisecond)
-		}, run: func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
+		{name: "first start", empty: true, run: beginning},
+		{name: "cold start", ready: everythingDies, run: beginning},
+		{name: "start", ready: everythingDies, run: func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
 			m.Observe(ctx)
 			return waited(ctx, ops)(m.StartNode(ctx, first, "", test))
 		}},
 		{name: "rejoin, follow", ready: hurt(second, (*clustertest.Host).Crash), run: rejoin("")},
+		{name: "rejoin, follow, sync", set: sync, ready: hurt(second, (*clustertest.Host).Crash), run: rejoin("")},
 		{name: "rejoin, rewind", ready: diverged, run: rejoin("")},
 		{name: "rejoin, base backup", ready: func(l *lab) {
 			diverged(l)
@@ -130,6 +133,30 @@ func scenarios() []scenario {
 		}, run: protect("set")},
 		{name: "protect, lift", set: sync, ready: hurt(second, (*clustertest.Host).Crash), run: protect("lift")},
 	}
+}
+
+func everythingDies(l *lab) {
+	l.w.Do(first, (*clustertest.Host).Crash)
+	l.w.Do(second, (*clustertest.Host).Crash)
+	time.Sleep(100 * time.Millisecond)
+}
+
+// beginning is what controld does at its start, until it has nothing more to do.
+func beginning(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
+	began := false
+	for tries := 0; !began && tries < 60; tries++ {
+		m.Observe(ctx)
+		var err error
+		if began, err = m.Begin(ctx); err != nil && ctx.Err() != nil {
+			return operation.Record{}, err
+		}
+		time.Sleep(time.Second)
+	}
+	recs, _, err := ops.List(operation.Filter{Kind: cluster.KindBootstrap})
+	if err != nil || len(recs) == 0 {
+		return operation.Record{}, errors.Join(err, ctx.Err(), errors.New("nothing was started"))
+	}
+	return recs[0], nil
 }
 
 func aligning(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
@@ -264,8 +291,15 @@ func (c *counter) next(call string, afterOnly bool) (n int, counts bool) {
 	return c.n, counts
 }
 
-// killAt reports whether the operation made so many calls.
-func killAt(t *testing.T, sc scenario, c cut) (reached bool) {
+// inScenario runs f in the world in which the scenario's operation begins.
+func inScenario(t *testing.T, sc scenario, f func(l *lab)) {
+	if sc.empty {
+		inEmptyLab(t, sc.set, func(l *lab) {
+			l.boot(nil)
+			f(l)
+		})
+		return
+	}
 	inLab(t, sc.set, func(l *lab) {
 		if sc.set != nil {
 			time.Sleep(10 * time.Second) // until supervision has set what commits wait for
@@ -274,6 +308,13 @@ func killAt(t *testing.T, sc scenario, c cut) (reached bool) {
 		if sc.ready != nil {
 			sc.ready(l)
 		}
+		f(l)
+	})
+}
+
+// killAt reports whether the operation made so many calls.
+func killAt(t *testing.T, sc scenario, c cut) (reached bool) {
+	inScenario(t, sc, func(l *lab) {
 		var count counter
 		where := ""
 		var d *daemon
@@ -332,11 +373,7 @@ func (l *lab) quiet() { l.restart(nil) }
 // call with this name; then another one comes soon.
 func killAfter(t *testing.T, name, call string, then func(l *lab)) {
 	scenario := scenarios()[slices.IndexFunc(scenarios(), func(sc scenario) bool { return sc.name == name })]
-	inLab(t, scenario.set, func(l *lab) {
-		l.quiet()
-		if scenario.ready != nil {
-			scenario.ready(l)
-		}
+	inScenario(t, scenario, func(l *lab) {
 		var d *daemon
 		d = l.counted(func(_ context.Context, got string, do func() error) error {
 			err := do()

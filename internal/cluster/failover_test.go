@@ -528,6 +528,9 @@ func TestATransactionThatOutlastsThePause(t *testing.T) {
 		if rec.Problem.Type != "/problems/long-transaction" || number(rec.Problem.Numbers["pid"]) != 4711 {
 			l.t.Errorf("%+v", rec.Problem)
 		}
+		if held, _ := rec.Result["pause_ms"].(float64); held < 5000 || held > 7000 {
+			l.t.Errorf("the audit says that clients were held for %v ms, want the 5 s of the deadline", rec.Result["pause_ms"])
+		}
 		if err := commit(); err != nil {
 			l.t.Errorf("the transaction: %v", err)
 		}

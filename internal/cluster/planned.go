@@ -274,6 +274,7 @@ func (f *failover) pausePooler(ctx context.Context, s *failoverState) error {
 		return err
 	}
 	f.m.quiet(2 * time.Second)
+	sent := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, f.m.set.PauseDeadline)
 	defer cancel()
 	err := f.each(bounded, f.m.out.Pooler.Pause)
@@ -282,6 +283,7 @@ func (f *failover) pausePooler(ctx context.Context, s *failoverState) error {
 		f.sessions.drop(from) // its backend is one more process for the shutdown to end
 		return nil
 	}
+	s.pausedAt = sent // whoever was between two transactions has been held since
 	if bounded.Err() == nil || ctx.Err() != nil {
 		return err
 	}
