@@ -111,8 +111,12 @@ func DecideStart(id Identity, nodes []StartFact, preferred string) StartDecision
 }
 
 // decideRunning: a serving primary is kept, unless another node has gone on to
-// a higher timeline: then its writes are the losing branch.
+// a higher timeline: then its writes are the losing branch. One whose order was
+// withdrawn is about to end.
 func decideRunning(id Identity, leader StartFact, nodes []StartFact) StartDecision {
+	if leader.Order.Role == node.RoleNone {
+		return StartDecision{StartNothing, "", fmt.Sprintf("the order of %s is withdrawn, and its server has not ended yet; if it does not: docker kill -s KILL %s", leader.Node.Name, leader.Node.Container)}
+	}
 	if leader.Timeline() < id.Timeline {
 		return StartDecision{StartNothing, "", fmt.Sprintf("%s leads on timeline %d, the journal knows %s on the later timeline %d; choose: controld failover --mode emergency --target NAME",
 			leader.Node.Name, leader.Timeline(), id.Primary, id.Timeline)}

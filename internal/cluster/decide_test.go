@@ -65,6 +65,8 @@ func with(names ...string) change { // streaming from it
 	}
 }
 
+func withdrawn(s *NodeState) { s.Order = node.Order{Epoch: 8, Role: node.RoleNone, Action: node.ActionNone} }
+
 func view(states ...NodeState) View { return View{Nodes: states} }
 
 func TestLeader(t *testing.T) {
@@ -126,6 +128,7 @@ func TestDecideStart(t *testing.T) {
 		{"the recorded primary serves", known, pair(state(a, leading(2)), state(b, standing(2, 1))), StartRunning, "a"},
 		{"another one serves, on a later timeline", known, pair(state(b, leading(3)), state(a, down(2))), StartRunning, "b"},
 		{"one serves, the journal is lost", none, pair(state(a, leading(2)), state(b, noData)), StartRunning, "a"},
+		{"the one that serves is being stopped", known, pair(state(a, leading(2), withdrawn), state(b, standing(2, 1))), StartNothing, ""},
 		{"two serve", known, pair(state(a, leading(2)), state(b, leading(3))), StartNothing, ""},
 		{"another node has gone past the one that serves", known, pair(state(a, leading(2)), state(b, down(3))), StartNothing, ""},
 		{"by minRecoveryPoint alone", known, pair(state(a, leading(2)), state(b, promotedThenDown(3))), StartNothing, ""},

@@ -574,9 +574,12 @@ func (f *failover) repoint(ctx context.Context, s *failoverState) error {
 	if c, err := f.m.out.Engine.Inspect(ctx, to.Container); err == nil && c.Address != "" {
 		s.Targets = s.Targets.moved(s.Targets.Primary, c.Address)
 	}
-	if f.spent() {
-		if p, err := f.m.out.Pooler.Observe(ctx); err == nil && len(changingEntries(p, s.Targets)) == 0 {
-			return nil // they lead there, and were held long enough
+	// Clients that lead there already need no further pause, which with strict
+	// would wait for commits that wait for the old primary's return.
+	if f.held() != nil || f.spent() {
+		p, err := f.m.out.Pooler.Observe(ctx)
+		if err == nil && (aligned(p, s.Targets) || f.spent() && len(changingEntries(p, s.Targets)) == 0) {
+			return nil
 		}
 	}
 	if err := f.pauseAgain(ctx); err != nil {

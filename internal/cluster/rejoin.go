@@ -283,7 +283,7 @@ func (r *rejoin) rewind(ctx context.Context, s *rejoinState) error {
 	if s.Rung == "" { // its server does not run; the file is right for its next start
 		return r.m.out.Volumes.WriteSettings(r.node, r.m.standbySettings(ctx, r.node, leader))
 	}
-	return r.m.applySettings(ctx, &r.sessions, r.node, r.m.standbySettings(ctx, r.node, leader))
+	return r.applySettings(ctx, s, settingDeadline)
 }
 
 // baseBackup copies the primary. It holds where the others do not, and is the last.
