@@ -65,7 +65,9 @@ func with(names ...string) change { // streaming from it
 	}
 }
 
-func withdrawn(s *NodeState) { s.Order = node.Order{Epoch: 8, Role: node.RoleNone, Action: node.ActionNone} }
+func withdrawn(s *NodeState) {
+	s.Order = node.Order{Epoch: 8, Role: node.RoleNone, Action: node.ActionNone}
+}
 
 func view(states ...NodeState) View { return View{Nodes: states} }
 
