@@ -88,8 +88,9 @@ type StartFact struct {
 	StandbySignal bool
 }
 
-// DecideStart says what a start of everything does: initdb only where nothing exists, the recorded
-// primary where the nodes agree with the journal, and no guess where they do not.
+// DecideStart says what a start of everything does: initdb only where nothing
+// exists, the recorded primary where the nodes agree with the journal, and no
+// guess where they do not.
 func DecideStart(id Identity, nodes []StartFact, preferred string) StartDecision {
 	var leaders []StartFact
 	for _, n := range nodes {

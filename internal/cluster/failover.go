@@ -558,8 +558,9 @@ func (f *failover) each(ctx context.Context, do func(context.Context, string) er
 }
 
 // past reports whether the candidate leads on a new timeline, on its disk: the
-// point of no return is that fact, not a call. A candidate that does not say so within the deadline is
-// fenced, so that a promotion still on its way cannot happen later.
+// point of no return is that fact, not a call. A candidate that does not say so
+// within the deadline is fenced, so that a promotion still on its way cannot
+// happen later.
 func (f *failover) past(ctx context.Context, s *failoverState) (bool, error) {
 	_, to := f.nodes(s)
 	if f.leads(ctx, to, s) {
@@ -598,8 +599,8 @@ func (f *failover) leads(ctx context.Context, to Node, s *failoverState) bool {
 }
 
 // fence withdraws a node's order, kills what runs of it, and returns when the
-// death is proved: a kill that was sent proves nothing. cut, if any, is called once when the proof
-// is late.
+// death is proved: a kill that was sent proves nothing. cut, if any, is called
+// once when the proof is late.
 func (m *Manager) fence(ctx context.Context, n Node, cut func(context.Context)) error {
 	if err := m.withdraw(n); err != nil {
 		return err
