@@ -21,7 +21,7 @@ run_tests() {
 	# is cut. Here is every one.
 	go test -json -timeout 10m ./internal/cluster || status=$?
 	if [ -d "$e2e" ]; then
-		go test -json -race -count=1 -timeout 40m -parallel 2 "./$e2e" || status=$?
+		go test -json -race -count=1 -timeout 60m -parallel 2 "./$e2e" || status=$?
 	fi
 	return "$status"
 }
