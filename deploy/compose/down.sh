@@ -14,6 +14,8 @@ for service in controld pgbouncer "$leader" "${standbys[@]}" redis; do
 	name=$prefix$service
 	if is_ours container "$name" && is_running "$name"; then
 		say "stopping $name"
+		# The policy "always" would start it at the engine's next start.
+		docker update --restart=no "$name" >/dev/null
 		docker stop "$name" >/dev/null
 	fi
 done

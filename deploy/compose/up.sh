@@ -122,10 +122,20 @@ Three commands to try:
 END
 }
 
+# keep_running undoes what down.sh does to the containers that the engine starts
+# by itself. It starts the nodes never: only controld knows which may run.
+keep_running() {
+	local service
+	for service in pgbouncer redis controld; do
+		docker update --restart=always "$prefix$service" >/dev/null
+	done
+}
+
 "$here/secrets.sh"
 make_resources
 check_settings
 retire
 compose up -d --no-recreate
+keep_running
 wait_until_healthy || explain_failure
 print_endpoints

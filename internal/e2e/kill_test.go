@@ -437,7 +437,7 @@ func (c *cluster) staysDown(service string) (start func()) {
 	c.docker("update", "--restart=no", c.Container(service))
 	return func() {
 		c.t.Helper()
-		c.docker("update", "--restart=unless-stopped", c.Container(service))
+		c.docker("update", "--restart=always", c.Container(service))
 		c.docker("start", c.Container(service))
 	}
 }
