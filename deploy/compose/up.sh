@@ -18,14 +18,6 @@ make_resources() {
 	done
 }
 
-# check_settings lets controld itself judge the settings, before the one that
-# runs is stopped for them.
-check_settings() {
-	local found
-	found=$(compose run --rm --no-deps -T controld check --daemon 2>&1) ||
-		die "$found"$'\n'"controld would not start like this. Nothing was started or stopped."
-}
-
 # changed tells whether a container differs from what compose would make now.
 changed() { # service
 	local service=$1 image has wanted
@@ -41,6 +33,15 @@ image_of() {
 	postgres_*) echo postgres ;;
 	*) echo "$1" ;;
 	esac
+}
+
+# check_settings lets controld itself judge the settings, before the one that
+# runs is stopped for them.
+check_settings() {
+	local found
+	if is_running "${prefix}controld" && ! changed controld; then return; fi # it runs with them
+	found=$(compose run --rm --no-deps -T controld check --daemon 2>&1) ||
+		die "$found"$'\n'"controld would not start like this. Nothing was started or stopped."
 }
 
 # retire removes the containers that compose has to make anew.

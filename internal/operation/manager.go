@@ -105,14 +105,9 @@ func (m *Manager) admit(spec Spec) (admitted *run, bound string, err error) {
 			return nil, "", m.busy(spec, id.String(), running)
 		}
 	}
-	r := m.newRun(entry{
-		Params: spec.Params,
-		Record: Record{
-			ID: id.String(), Kind: spec.Kind, Mode: spec.Mode, State: Running,
-			RequestedBy: spec.Caller.Name, Reason: spec.Reason, StartedAt: time.Now().UTC(),
-			Steps: []StepRecord{}, Checks: spec.Checks, Follows: spec.Follows, Result: spec.Foreseen,
-		},
-	})
+	rec := spec.record(id.String(), Running)
+	rec.Checks, rec.Follows = spec.Checks, spec.Follows
+	r := m.newRun(entry{Params: spec.Params, Record: rec})
 	if spec.Follows != "" {
 		if err := m.journal.link(spec.Follows, r.id); err != nil {
 			return nil, "", err
@@ -138,12 +133,9 @@ func (m *Manager) openLocked() []Record {
 // busy keeps the refused attempt in the audit. m.mu is held.
 func (m *Manager) busy(spec Spec, id string, running Record) error {
 	refusal := &Busy{Running: running}
-	now := time.Now().UTC()
-	rec := Record{
-		ID: id, Kind: spec.Kind, Mode: spec.Mode, State: Refused, RequestedBy: spec.Caller.Name, Reason: spec.Reason,
-		StartedAt: now, EndedAt: now, Steps: []StepRecord{}, Result: spec.Foreseen,
-		Problem: &Problem{Type: "/problems/operation-running", Detail: refusal.Error(), Numbers: map[string]any{"operation": running.ID}},
-	}
+	rec := spec.record(id, Refused)
+	rec.EndedAt = rec.StartedAt
+	rec.Problem = &Problem{Type: "/problems/operation-running", Detail: refusal.Error(), Numbers: map[string]any{"operation": running.ID}}
 	if err := m.journal.put(entry{Record: rec}); err != nil {
 		return err
 	}

@@ -151,3 +151,11 @@ type Spec struct {
 	// Params is what a restarted daemon needs to build the same work again.
 	Params json.RawMessage
 }
+
+// record is what the audit holds of the request from its first moment on.
+func (s Spec) record(id string, state State) Record {
+	return Record{
+		ID: id, Kind: s.Kind, Mode: s.Mode, State: state, RequestedBy: s.Caller.Name, Reason: s.Reason,
+		StartedAt: time.Now().UTC(), Steps: []StepRecord{}, Result: s.Foreseen,
+	}
+}
