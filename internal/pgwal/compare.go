@@ -1,0 +1,249 @@
+package pgwal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"controld/internal/pgcontrol"
+	"controld/internal/wal"
+)
+
+// A Relation is what a node's log is to that of the node that leads.
+type Relation string
+
+// The relations. Only of Same may a node follow as it is; only Past can be
+// rewound, because what it has too much is on a timeline that the leader left.
+const (
+	Same     Relation = "same"     // all that the node has the leader has, too
+	Past     Relation = "past"     // it went on where the leader's timeline branched off
+	Diverged Relation = "diverged" // it holds other WAL than the leader at the same position, or more
+	Unknown  Relation = "unknown"  // nothing to compare, or not readable
+)
+
+// A Comparison is what Compare found. Positions that mean nothing are 0.
+type Comparison struct {
+	Relation Relation `json:"relation"`
+	From     wal.LSN  `json:"from"`         // the node's own WAL from here
+	End      wal.LSN  `json:"end"`          // to here was looked at: the end of its last whole record
+	At       wal.LSN  `json:"at,omitempty"` // Past: the fork; Diverged: the first byte that differs
+	Bytes    int64    `json:"bytes"`        // that were compared with the leader's
+	Why      string   `json:"why,omitempty"`
+}
+
+// Compare holds the WAL of the node with the data directory own against that of
+// the node with the data directory leader, byte by byte, from the point at
+// which the own recovery would begin up to the end of the own last whole
+// record. limit, if not 0, bounds how many bytes at that end are looked at.
+//
+// Before its redo point a node needs no WAL; and one that wrote WAL of its own
+// before it has written its checkpoint, too, in it. The own server may run as a
+// standby, and the leader's may run: what a standby has received was flushed
+// on the leader before it was sent.
+//
+// What cannot be read is Unknown with the reason; an error is only that of ctx.
+func Compare(ctx context.Context, own, leader string, limit int64) (Comparison, error) {
+	for try := 1; ; try++ {
+		c, err := compare(ctx, own, leader, limit)
+		if ctx.Err() != nil {
+			return Comparison{}, ctx.Err()
+		}
+		if err == nil {
+			return c, nil
+		}
+		// The leader recycles its segments under the names of later ones.
+		if !errors.Is(err, errReplaced) || try == 3 {
+			return Comparison{Relation: Unknown, Why: err.Error()}, nil
+		}
+	}
+}
+
+// errReplaced: a file of the leader's was given another name while it was read.
+var errReplaced = errors.New("a segment was recycled while it was read")
+
+// A side is one of the two nodes.
+type side struct {
+	dir      Dir
+	control  pgcontrol.Data
+	segments map[wal.SegmentNumber]wal.Timeline
+}
+
+// look reads a node's side, with segments of timelines up to newest; 0: up to
+// the one that the control file names, as a leader's does.
+func look(dataDir string, newest wal.Timeline) (side, error) {
+	control, err := pgcontrol.Read(dataDir)
+	if err != nil {
+		return side{}, err
+	}
+	s := side{dir: Of(dataDir, control.SegmentBytes), control: control}
+	if newest == 0 {
+		newest = control.Timeline()
+	}
+	s.segments, err = s.dir.Segments(newest)
+	return s, err
+}
+
+// timeline is the one that the node is on: a standby's control file names it
+// only from the first restartpoint on.
+func (s side) timeline(end wal.LSN) wal.Timeline {
+	return max(s.control.Timeline(), s.segments[(end-1).Segment(s.dir.SegmentBytes)])
+}
+
+// bounds are the lowest and the highest segment.
+func (s side) bounds() (oldest, newest wal.SegmentNumber) {
+	oldest = ^wal.SegmentNumber(0)
+	for n := range s.segments {
+		oldest, newest = min(oldest, n), max(newest, n)
+	}
+	return oldest, newest
+}
+
+func compare(ctx context.Context, own, leader string, limit int64) (Comparison, error) {
+	mine, err := look(own, ^wal.Timeline(0)) // the control file of one that follows can be behind
+	if err != nil {
+		return Comparison{}, fmt.Errorf("its own WAL: %w", err)
+	}
+	theirs, err := look(leader, 0)
+	if err != nil {
+		return Comparison{}, fmt.Errorf("the leader's WAL: %w", err)
+	}
+	if mine.control.SystemID != theirs.control.SystemID || mine.dir.SegmentBytes != theirs.dir.SegmentBytes {
+		return Comparison{}, fmt.Errorf("they are no nodes of one cluster (system identifiers %d and %d)", mine.control.SystemID, theirs.control.SystemID)
+	}
+	c := Comparison{From: mine.start(limit)}
+	records := chain{dir: mine.dir, segments: mine.segments}
+	spans, end, err := records.follow(ctx, c.From)
+	if redo := mine.control.Redo; err == nil && len(spans) == 0 && c.From != redo { // one record fills it
+		c.From = redo
+		spans, end, err = records.follow(ctx, c.From)
+	}
+	if err != nil {
+		return Comparison{}, err
+	}
+	if c.End = end; len(spans) == 0 {
+		return Comparison{}, fmt.Errorf("its pg_wal holds no record at %s, where its recovery begins", c.From)
+	}
+	forkAt, diverged, err := forkOf(mine, theirs, end)
+	switch {
+	case err != nil:
+		return Comparison{}, err
+	case diverged:
+		return c.diverged(forkAt, "it and the leader went on from %s each by itself, on timelines of the same number"), nil
+	}
+	return c.judge(mine, theirs, spans, forkAt)
+}
+
+// start is where the comparison begins: at the redo point, or at the first byte
+// of the newest segments that limit allows, where that is later.
+func (s side) start(limit int64) wal.LSN {
+	redo := s.control.Redo
+	_, newest := s.bounds()
+	back := wal.SegmentNumber(max(1, limit/s.dir.SegmentBytes)) - 1
+	if limit == 0 || newest < back || newest-back <= redo.Segment(s.dir.SegmentBytes) {
+		return redo
+	}
+	for n := newest - back; n < newest; n++ {
+		if _, has := s.segments[n]; !has {
+			return redo
+		}
+	}
+	return (newest - back).Start(s.dir.SegmentBytes)
+}
+
+// forkOf is up to where the two have one history. Two that are on a timeline of
+// the same number by different ways were promoted each for itself: only copying
+// brings these together, which diverged says. The own history file is missing
+// where the node was copied when it was on its timeline already.
+func forkOf(mine, theirs side, end wal.LSN) (at wal.LSN, diverged bool, err error) {
+	myTimeline, theirTimeline := mine.timeline(end), theirs.control.Timeline()
+	theirWay, err := theirs.dir.Lineage(theirTimeline)
+	if err != nil {
+		return 0, false, fmt.Errorf("the leader's history: %w", err)
+	}
+	myWay, err := mine.dir.Lineage(myTimeline)
+	if errors.Is(err, os.ErrNotExist) {
+		myWay, err = theirs.dir.Lineage(myTimeline)
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("its own history: %w", err)
+	}
+	at = fork(myWay, theirWay)
+	return at, at != endless && myTimeline == theirTimeline, nil
+}
+
+// judge compares the spans up to the fork and says what follows.
+func (c Comparison) judge(mine, theirs side, spans []span, forkAt wal.LSN) (Comparison, error) {
+	oldest, newest := theirs.bounds()
+	last := wal.LSN(0) // up to where it was compared
+	for _, s := range spans {
+		if s.to = min(s.to, forkAt); s.from >= s.to {
+			break
+		}
+		n := s.from.Segment(mine.dir.SegmentBytes)
+		t, has := theirs.segments[n]
+		switch {
+		case !has && n > newest:
+			return c.diverged(s.from, "it has WAL from %s on, which the leader has not written"), nil
+		case !has && n < oldest:
+			continue // removed
+		case !has:
+			return Comparison{}, fmt.Errorf("the leader's pg_wal lacks the segment at %s", n.Start(mine.dir.SegmentBytes))
+		}
+		at, err := differs(mine.dir.path(mine.segments[n], n), theirs.dir.path(t, n), s, n.Start(mine.dir.SegmentBytes))
+		if err != nil {
+			return Comparison{}, err
+		}
+		c.Bytes += int64(at - s.from)
+		if at < s.to {
+			return c.diverged(at, "its WAL differs from the leader's from %s on"), nil
+		}
+		last = s.to
+	}
+	switch {
+	case forkAt < c.End:
+		c.Relation, c.At = Past, forkAt
+		c.Why = fmt.Sprintf("it has WAL up to %s on timeline %d, which the leader left at %s", c.End, mine.timeline(c.End), forkAt)
+	case last == spans[len(spans)-1].to:
+		c.Relation = Same
+	default:
+		return Comparison{}, fmt.Errorf("the leader has removed the segment with the node's last record, which ends at %s", c.End)
+	}
+	return c, nil
+}
+
+func (c Comparison) diverged(at wal.LSN, format string) Comparison {
+	c.Relation, c.At, c.Why = Diverged, at, fmt.Sprintf(format, at)
+	return c
+}
+
+// differs is the first position of the span at which the two files differ; the
+// span's end where they do not.
+func differs(mine, theirs string, s span, start wal.LSN) (wal.LSN, error) {
+	a, err := os.Open(mine)
+	if err != nil {
+		return 0, err
+	}
+	defer a.Close()
+	b, err := os.Open(theirs)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, errReplaced
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer b.Close()
+	at, err := CommonPrefix(a, b, int64(s.from-start), int64(s.to-start))
+	if err != nil {
+		return 0, fmt.Errorf("compare %s: %w", filepath.Base(theirs), err)
+	}
+	opened, err := b.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if now, err := os.Stat(theirs); err != nil || !os.SameFile(opened, now) {
+		return 0, errReplaced
+	}
+	return start + wal.LSN(at), nil
+}
