@@ -27,10 +27,11 @@ const exitCodeHelp = `Exit codes:
   2  the command or the request was wrong; nothing was done
   3  refused: by a check, because another operation runs, or because the one to
      cancel has ended; nothing was touched
-  4  it failed and was undone, or was cancelled. The old primary serves after a
-     planned failover, and stays fenced after an emergency one
-  5  it failed past the point of no return: the daemon goes on retrying, or it
-     was given up on request (the state incomplete with an end)
+  4  it failed and was undone, or was cancelled: the old primary leads. After an
+     emergency failover its order stays withdrawn (controld start gives it back)
+  5  it failed and could not be undone: past the point of no return the daemon
+     goes on retrying. With an end it was given up there, or nobody leads, and it
+     says who could
   6  the daemon does not answer, or the time of --timeout is over
   7  no token, or one whose role does not suffice`
 

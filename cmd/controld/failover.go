@@ -24,9 +24,10 @@ emergency  For a primary that is dead, hung or unreachable. It is fenced first;
            lacks is fetched from the dead node's volume where that can be read.
 auto       Decided once, from a fresh look at the primary.
 
-A failover that fails before the new primary leads is undone. After a planned one
-the old primary serves again. After an emergency one the clients are released and
-the old primary stays fenced: ask again, or start it in place (controld start NODE).
+A failover that fails before the new primary leads is undone: the old primary
+leads. Where a planned one cannot start it again, the standby is promoted after
+all. Where an emergency one has killed it, nobody leads: the clients are released,
+and what is printed says who could lead and by which command.
 
 ` + exitCodeHelp,
 		Example: `  controld failover

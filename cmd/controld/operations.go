@@ -211,7 +211,8 @@ func (c *cli) operationsCancel() *cobra.Command {
 		Short: "Ask a running operation to stop and undo",
 		Long: `Ask a running operation to stop. What was done is undone; past the point of no
 return it is given up as it stands. A cancelled emergency failover leaves the old
-primary fenced, like one that is undone.
+primary's order withdrawn; where it was killed already nobody leads, and the
+operation is incomplete.
 
 It ends with 0 when the daemon has taken the request, and what is printed says what
 became of the operation; with 3 when the operation had ended before.

@@ -25,7 +25,7 @@ var (
 	errSlowBody     = errors.New("the body did not arrive in time")
 	errPanic        = errors.New("panic")
 	errUndone       = errors.New("the operation failed and was undone")
-	errIncomplete   = errors.New("the operation failed past its point of no return")
+	errIncomplete   = errors.New("the operation failed and could not be undone")
 	errWasCancelled = errors.New("the operation was cancelled")
 	errInternal     = errors.New("internal error")
 	errBadRequest   = errors.New("the request is not valid")
@@ -58,7 +58,7 @@ var problems = []struct {
 	{errRunning, http.StatusConflict, "/problems/operation-running", "Another operation is running"},
 	{errWasCancelled, http.StatusConflict, "/problems/cancelled", "The operation was cancelled"},
 	{errUndone, http.StatusInternalServerError, "/problems/undone", "The operation failed and was undone"},
-	{errIncomplete, http.StatusInternalServerError, "/problems/incomplete", "The operation failed past its point of no return"},
+	{errIncomplete, http.StatusInternalServerError, "/problems/incomplete", "The operation failed and could not be undone"},
 	{errInternal, http.StatusInternalServerError, "/problems/internal", "Internal error"},
 }
 

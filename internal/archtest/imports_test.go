@@ -33,9 +33,10 @@ var may = map[string][]string{
 	// What is decided and done.
 	"internal/wal":       nil,
 	"internal/pgcontrol": {"internal/wal"},
+	"internal/pgwal":     {"internal/wal", "internal/pgcontrol"},
 	"internal/operation": nil,
-	"internal/node":      {"internal/wal", "internal/pgcontrol"},
-	"internal/cluster":   {"internal/operation", "internal/node", "internal/wal", "internal/pgcontrol"},
+	"internal/node":      {"internal/wal", "internal/pgcontrol", "internal/pgwal"},
+	"internal/cluster":   {"internal/operation", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal"},
 	"internal/monitor":   {"internal/cluster", "internal/operation"},
 	"internal/render":    nil,
 	"internal/config":    nil,
@@ -43,13 +44,13 @@ var may = map[string][]string{
 	// The init of the database containers.
 	"internal/node/child":  nil,
 	"internal/node/pooler": {"internal/node", "internal/node/child"},
-	"internal/node/server": {"internal/node", "internal/node/child", "internal/pgcontrol", "internal/wal"},
+	"internal/node/server": {"internal/node", "internal/node/child", "internal/pgcontrol", "internal/pgwal", "internal/wal"},
 
 	// One outside system each; never each other.
 	"internal/docker":    {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol"},
 	"internal/postgres":  {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol"},
 	"internal/pgbouncer": {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/render"},
-	"internal/volume":    {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/render"},
+	"internal/volume":    {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal", "internal/render"},
 
 	// The API and who calls it.
 	"internal/api":     {root, "internal/api/gen", "internal/cluster", "internal/operation"},
@@ -61,11 +62,11 @@ var may = map[string][]string{
 	"internal/probe":               nil,
 	"bench/failover":               {"internal/probe", "internal/testcluster"},
 	"internal/api/apitest":         {"internal/cluster", "internal/node", "internal/operation", "internal/wal"},
-	"internal/cluster/clustertest": {"internal/cluster", "internal/node", "internal/operation", "internal/wal", "internal/pgcontrol"},
+	"internal/cluster/clustertest": {"internal/cluster", "internal/node", "internal/operation", "internal/wal", "internal/pgcontrol", "internal/pgwal"},
 	"internal/docker/dockertest":   {"internal/render"},
 	"internal/testcluster":         nil,
 	"internal/e2e":                 {"*"},
-	"internal/failpoint":           {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol"},
+	"internal/failpoint":           {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal"},
 	"internal/archtest":            nil,
 }
 

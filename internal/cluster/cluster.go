@@ -5,6 +5,7 @@
 package cluster
 
 import (
+	"fmt"
 	"iter"
 	"path/filepath"
 	"time"
@@ -66,6 +67,9 @@ type NodeState struct {
 	ServerErr  string
 	Late       bool // it did not answer in time just now; Server is what it said before
 	Full       bool // it has no connection left for controld; Server is what it said before
+	// Ahead: asked after it, the primary had written less on the same timeline
+	// than this standby has.
+	Ahead bool
 }
 
 // A Tristate is an answer that may be missing.
@@ -99,6 +103,18 @@ func (s NodeState) Timeline() wal.Timeline {
 		return s.Control.Timeline()
 	}
 	return 0
+}
+
+// Diverged says how the node's WAL is not the primary's; empty: nothing is known
+// of that kind. Such a node never leads, and is copied anew.
+func (s NodeState) Diverged() string {
+	switch why := s.Init.Diverged(); {
+	case why != "":
+		return why
+	case s.Ahead:
+		return fmt.Sprintf("it has WAL up to %s, more than the primary has written", s.Server.Received)
+	}
+	return ""
 }
 
 // Dead reports whether it is proved that no process of the node's server is left.

@@ -29,12 +29,12 @@ func Leader(v View) (NodeState, *operation.Problem) {
 		"%s all lead; fence the one whose data does not count (docker kill -s KILL) and rejoin it", names(leaders))
 }
 
-// BestStandby returns the standby to promote: one that answers, has whole data,
-// and has received the most WAL on the highest timeline. On a tie the first in
+// BestStandby returns the standby to promote: one that answers, has whole data
+// with no WAL of its own, and has received the most on the highest timeline. On a tie the first in
 // the configuration wins, so that a repeated choice is the same.
 func BestStandby(v View, except string) (NodeState, *operation.Problem) {
 	able := slices.DeleteFunc(slices.Clone(v.Nodes), func(s NodeState) bool {
-		return s.Node.Name == except || s.Role() != RoleStandby || !usable(s)
+		return s.Node.Name == except || s.Role() != RoleStandby || !usable(s) || s.Diverged() != ""
 	})
 	if len(able) == 0 {
 		return NodeState{}, operation.Refuse("no-candidate", nil, "no standby answers that could lead: %s", describeOthers(v, except))
@@ -53,6 +53,9 @@ func describeOthers(v View, except string) string {
 		state := string(s.Role())
 		if s.Server == nil {
 			state = s.ServerErr
+		}
+		if why := s.Diverged(); why != "" {
+			state = "diverged: " + why
 		}
 		if !usable(s) {
 			state = wholeness(s)
@@ -235,6 +238,8 @@ func rejoinReason(s, leader NodeState) string {
 		return ""
 	case forked(s, leader):
 		return "" // a person decides what becomes of its data
+	case s.Diverged() != "":
+		return "its WAL is not that of " + leader.Node.Name + ": " + s.Diverged()
 	case !follows(s, leader):
 		return "it does not stream from " + leader.Node.Name
 	}
@@ -292,9 +297,10 @@ func Followers(v View) (names []string) {
 // was killed at work has reported last stands on the volume for ever.
 func busy(s NodeState) bool { return s.Container.Running && s.Init.State == node.StateWorking }
 
-// follows reports whether a node is a standby that streams from the leader.
+// follows reports whether a node is a standby that streams from the leader what
+// fits to what it has.
 func follows(s, leader NodeState) bool {
-	if s.Role() != RoleStandby || s.Server.Timeline != leader.Server.Timeline {
+	if s.Role() != RoleStandby || s.Server.Timeline != leader.Server.Timeline || s.Diverged() != "" {
 		return false
 	}
 	return slices.ContainsFunc(leader.Server.Senders, func(x Sender) bool {

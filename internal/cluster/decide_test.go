@@ -1,13 +1,17 @@
 package cluster
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"controld/internal/node"
+	"controld/internal/operation"
 	"controld/internal/pgcontrol"
+	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
 
@@ -345,8 +349,22 @@ type roomy struct{ Volumes }
 
 func (roomy) Space(Node) (int64, int64, error) { return 1 << 40, 1 << 41, nil }
 
+func (roomy) Compare(context.Context, Node, Node, int64) (pgwal.Comparison, error) {
+	return pgwal.Comparison{Relation: pgwal.Same}, nil
+}
+
+// split are two nodes whose WAL is something else than the same.
+type split struct {
+	roomy
+	relation pgwal.Relation
+}
+
+func (p split) Compare(context.Context, Node, Node, int64) (pgwal.Comparison, error) {
+	return pgwal.Comparison{Relation: p.relation, Why: "so it is"}, nil
+}
+
 type full struct {
-	Volumes
+	roomy
 	left map[string]int64
 }
 
@@ -391,6 +409,14 @@ func TestPlannedChecks(t *testing.T) {
 		}
 		if tt.fails == "" && len(failed) > 0 || tt.fails != "" && !strings.Contains(fmt.Sprint(failed), tt.fails) {
 			t.Errorf("failed %v, want %q", failed, tt.fails)
+		}
+	}
+	for relation, problem := range map[pgwal.Relation]string{pgwal.Diverged: "diverged", pgwal.Past: "diverged", pgwal.Unknown: "wal-not-compared"} {
+		m := &Manager{set: Settings{Nodes: []Node{a, b}}, out: Outside{Volumes: split{relation: relation}}}
+		var refusal *operation.Problem
+		err := refusalOf(m.plannedChecks(View{}, state(a, leading(1), with("b")), state(b, standing(1, 0x200))))
+		if !errors.As(err, &refusal) || refusal.Type != "/problems/"+problem || !strings.Contains(refusal.Detail, "so it is") {
+			t.Errorf("WAL that is %s: %v", relation, err)
 		}
 	}
 	for _, tt := range []struct {

@@ -8,6 +8,7 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/operation"
+	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
 
@@ -45,7 +46,26 @@ func (f *failover) emergencyChecks(v View, from, to NodeState, s *failoverState)
 		return checks
 	}
 	s.Timeline = max(s.Timeline, to.Timeline())
-	return append(checks, f.lossCheck(from, to, s))
+	loss := f.lossCheck(from, to, s) // says whether the two have parted
+	if !s.Parted {
+		checks = append(checks, f.notDivergedCheck(from, to, s))
+	}
+	return append(checks, loss)
+}
+
+// notDivergedCheck: what the candidate has instead of the primary's WAL hides
+// acknowledged commits. Where the dead node's volume cannot be read, the loss
+// says what that means.
+func (f *failover) notDivergedCheck(from, to NodeState, s *failoverState) operation.Check {
+	why := to.Diverged()
+	if why == "" && from.Control != nil {
+		if c := f.m.compare(to.Node, from.Node); c.Relation == pgwal.Diverged || c.Relation == pgwal.Past {
+			why = c.Why
+		}
+	}
+	ok := why == "" || s.MaxLoss == AcceptAnyLoss
+	return check("same-wal", ok, "diverged", nil, "%s", yesNo(why == "", "nothing is known of other WAL on "+s.To,
+		fmt.Sprintf("%s has other WAL than %s: %s. An unknown loss is accepted by max_loss_bytes -1; nothing is lost where %s can be started in place (controld start %[2]s)", s.To, s.From, why, s.From)))
 }
 
 func leadsBeside(v View, from, to string) bool {
@@ -267,7 +287,7 @@ func (f *failover) salvage(ctx context.Context, s *failoverState) error {
 	if err != nil {
 		return err
 	}
-	o, err := f.m.order(to, node.Order{Role: node.RoleStandby, Action: node.ActionSalvage, Salvage: &node.Salvage{
+	o, err := f.m.orderToFollow(to, from, node.Order{Action: node.ActionSalvage, Salvage: &node.Salvage{
 		DataDir: from.DataDir(), FromLSN: min(pos.Received, pos.Replayed), FromTimeline: control.CheckpointTimeline, SegmentBytes: control.SegmentBytes,
 	}})
 	if err != nil {
@@ -318,7 +338,7 @@ func (f *failover) salvageFailed(ctx context.Context, s *failoverState, why erro
 	if _, err := f.m.out.Volumes.Control(from); err == nil && f.req.MaxLossBytes == nil {
 		return fmt.Errorf("%w; the volume of %s can be read, so nothing need be lost: start it in place (controld start %s), or mend that and ask again, or accept a loss in the request (max_loss_bytes)", why, s.From, s.From)
 	}
-	if err := f.giveUpSalvage(ctx, to); err != nil {
+	if err := f.giveUpSalvage(ctx, from, to); err != nil {
 		return errors.Join(why, err)
 	}
 	return f.withoutSalvage(ctx, s, why)
@@ -327,8 +347,8 @@ func (f *failover) salvageFailed(ctx context.Context, s *failoverState, why erro
 // giveUpSalvage orders the candidate to be a standby and no more, and waits until
 // its init knows: one that found this order after the promotion would stop the
 // new primary for it.
-func (f *failover) giveUpSalvage(ctx context.Context, to Node) error {
-	if _, err := f.m.order(to, node.Order{Role: node.RoleStandby}); err != nil {
+func (f *failover) giveUpSalvage(ctx context.Context, from, to Node) error {
+	if _, err := f.m.orderToFollow(to, from, node.Order{}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, proveDeadline)

@@ -62,6 +62,9 @@ type failoverState struct {
 	RejoinMS    int64        `json:"rejoin_ms"` // RESUME sent → the old primary streams
 	Unprotected int64        `json:"unprotected_ms"`
 	Proof       string       `json:"proof"` // emergency: what proved the death
+	// NoWayBack says why the old primary of a planned failover could not be
+	// started again; empty: it was not tried, or it could.
+	NoWayBack string `json:"no_way_back"`
 
 	pausedAt, resumedAt time.Time // of this process: pauses are measured, not journalled
 }
@@ -229,6 +232,7 @@ func (m *Manager) failoverWork(kind string, r FailoverRequest) operation.Runnabl
 		Steps:    f.steps,
 		NoReturn: stepPromote,
 		Past:     f.past,
+		Left:     f.left,
 		GiveUp:   f.giveUp,
 		Result:   f.result,
 		Close:    f.close,
@@ -259,6 +263,9 @@ func (f *failover) result(s *failoverState) map[string]any {
 	if s.Mode == ModeEmergency {
 		out["salvaged_bytes"] = s.Salvaged
 		out["proof_of_death"] = s.Proof
+	}
+	if s.NoWayBack != "" {
+		out["old_primary_failed"] = s.NoWayBack
 	}
 	if s.RejoinMS > 0 {
 		out["rejoin_ms"] = s.RejoinMS

@@ -290,8 +290,8 @@ func TestALossThatShowsAfterTheKillIsNoRefusal(t *testing.T) {
 			return do()
 		})
 		rec := failover(l, cluster.FailoverRequest{MaxLossBytes: new(int64)})
-		l.want(rec, operation.Undone)
-		if rec.Problem.Type != "/problems/undone" || !strings.Contains(rec.Problem.Detail, "max_loss_bytes") {
+		l.want(rec, operation.Incomplete) // it was killed: nobody leads
+		if rec.Problem.Type != "/problems/incomplete" || !strings.Contains(rec.Problem.Detail, "max_loss_bytes") {
 			l.t.Errorf("%+v", rec.Problem)
 		}
 		l.want(failover(l, cluster.FailoverRequest{MaxLossBytes: new(int64(cluster.AcceptAnyLoss))}), operation.Succeeded)
@@ -491,7 +491,7 @@ func TestASalvageThatFailsLosesNothingUnasked(t *testing.T) {
 		l.w.Do(first, (*clustertest.Host).Crash)
 		l.w.Do(second, func(h *clustertest.Host) { h.Fail(node.ActionSalvage, true) })
 		time.Sleep(time.Second)
-		l.want(failover(l, cluster.FailoverRequest{}), operation.Undone)
+		l.want(failover(l, cluster.FailoverRequest{}), operation.Incomplete)
 		l.want(failover(l, cluster.FailoverRequest{MaxLossBytes: new(int64(16 << 20))}), operation.Succeeded)
 		l.leads(second)
 	})
@@ -502,7 +502,7 @@ func TestTheDeathOfAPrimaryThatDoesNotDieIsNotProved(t *testing.T) {
 		l.w.Do(first, func(h *clustertest.Host) { h.Freeze(); h.Stuck(true) })
 		time.Sleep(time.Second)
 		rec := failover(l, cluster.FailoverRequest{})
-		if rec.State != operation.Undone && rec.State != operation.Refused {
+		if rec.State != operation.Incomplete && rec.State != operation.Refused {
 			l.t.Fatalf("the operation is %s\n%s", rec.State, l.story())
 		}
 		if l.w.Leader() != "" {

@@ -175,6 +175,8 @@ func Readable(view View, name string, now time.Time, interval time.Duration, max
 		return false, "the last observation is stale"
 	case s.Role() != RoleStandby:
 		return false, "its role is " + string(s.Role())
+	case s.Diverged() != "":
+		return false, "it has diverged: " + s.Diverged()
 	}
 	lag, known := view.LagBytes(name)
 	switch {
@@ -189,10 +191,10 @@ func Readable(view View, name string, now time.Time, interval time.Duration, max
 }
 
 // LagBytes is how much of the primary's WAL the standby called name has not
-// replayed; false when either is not known.
+// replayed; false when either is not known, or the standby has other WAL.
 func (v View) LagBytes(name string) (int64, bool) {
 	s, ok := v.Node(name)
-	if !ok || s.Role() != RoleStandby {
+	if !ok || s.Role() != RoleStandby || s.Diverged() != "" { // then its position says nothing
 		return 0, false
 	}
 	for _, p := range v.Nodes {
@@ -353,6 +355,11 @@ func (a assessment) replication() ComponentHealth {
 	}
 	standbys := a.with(RoleStandby)
 	if len(standbys) == 0 {
+		for _, s := range a.view.Nodes { // it says why it does not start
+			if c, found := divergedHealth(ComponentReplication, s); found {
+				return c
+			}
+		}
 		return bad(ComponentReplication, HealthDegraded, "no-standby",
 			fmt.Sprintf("no standby answers; the loss of %s would be an outage", p.Node.Name), a.bringBack(p))
 	}
@@ -389,6 +396,9 @@ func syncBlocked(p NodeState) (ComponentHealth, bool) {
 
 func standbyTrouble(p, s NodeState) (ComponentHealth, bool) {
 	name := s.Node.Name
+	if c, found := divergedHealth(ComponentReplication, s); found {
+		return c, true
+	}
 	slot := slices.IndexFunc(p.Server.Slots, func(x Slot) bool { return x.Name == s.Node.Slot() })
 	if slot >= 0 && p.Server.Slots[slot].WALStatus == "lost" {
 		return bad(ComponentReplication, HealthDegraded, "slot-lost",
@@ -415,6 +425,17 @@ func standbyTrouble(p, s NodeState) (ComponentHealth, bool) {
 			"Look for a long query on it that conflicts with replay, or a load that outruns its disk. A planned failover is refused while it lags."), true
 	}
 	return ComponentHealth{}, false
+}
+
+// divergedHealth is of a node that has other WAL than the primary.
+func divergedHealth(component string, s NodeState) (ComponentHealth, bool) {
+	why := s.Diverged()
+	if why == "" {
+		return ComponentHealth{}, false
+	}
+	return bad(component, HealthDegraded, "diverged",
+		fmt.Sprintf("%s has other WAL than the primary: %s. It does not follow, and cannot lead", s.Node.Name, why),
+		fmt.Sprintf("controld copies it anew by itself; at once: controld rejoin %s --method basebackup.", s.Node.Name)), true
 }
 
 func (a assessment) pooler() ComponentHealth {
@@ -487,6 +508,9 @@ func (a assessment) node(s NodeState) ComponentHealth {
 		return bad(n.Name, HealthDegraded, "working", fmt.Sprintf("its init carries out %s", word(string(s.Order.Action), "its order")), "Wait for it.")
 	case s.Init.Unfinished != "" && s.Init.Unfinished != node.ActionNone:
 		return down("unfinished", fmt.Sprintf("%s began to overwrite its data and did not end", s.Init.Unfinished), fmt.Sprintf("Copy it anew: controld rejoin %s --method basebackup.", n.Name))
+	case s.Diverged() != "":
+		c, _ := divergedHealth(n.Name, s)
+		return c
 	case s.Server != nil:
 		return fine(n.Name)
 	case s.Init.State == node.StateFailed || s.Init.State == node.StateRefused:

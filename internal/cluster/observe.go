@@ -55,6 +55,9 @@ func (m *Manager) observe(ctx context.Context, limit time.Duration, quiet, patie
 	wg.Go(func() { v.Pooler = m.observePooler(ctx); elsewhere[0] = time.Since(began) })
 	wg.Go(func() { v.Redis = m.observeRedis(ctx); elsewhere[1] = time.Since(began) })
 	wg.Wait()
+	if !quiet {
+		m.findAhead(ctx, &v)
+	}
 	if patient && min(elsewhere[0], elsewhere[1]) > limit/4 { // all is slow
 		v.keepLastWord(last, late)
 	}
@@ -64,6 +67,29 @@ func (m *Manager) observe(ctx context.Context, limit time.Duration, quiet, patie
 	}
 	m.keep(&v)
 	return v
+}
+
+// findAhead looks for standbys that have more than the primary has written. They
+// were asked at about the same time, so the primary is asked once more for it.
+func (m *Manager) findAhead(ctx context.Context, v *View) {
+	leader, problem := Leader(*v)
+	if problem != nil {
+		return
+	}
+	for i := range v.Nodes {
+		s := &v.Nodes[i]
+		if !aheadOf(*s, leader.Server.Timeline, leader.Server.Flushed) {
+			continue
+		}
+		sessions := sessionCache{servers: m.out.Servers}
+		pos, err := sessions.position(ctx, leader.Node)
+		sessions.closeAll()
+		s.Ahead = err == nil && !pos.InRecovery && aheadOf(*s, pos.Timeline, pos.Flushed)
+	}
+}
+
+func aheadOf(s NodeState, t wal.Timeline, flushed wal.LSN) bool {
+	return s.Role() == RoleStandby && s.Server.Timeline == t && s.Server.Received > flushed
 }
 
 // keepLastWord gives the servers that were late once what they last said.

@@ -7,6 +7,7 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/pgcontrol"
+	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
 
@@ -50,6 +51,10 @@ type Volumes interface {
 	HasWAL(n Node, lsn wal.LSN, segmentBytes int64) (bool, error)
 	// HasHistory reports whether the node's pg_wal holds the history file of t.
 	HasHistory(n Node, t wal.Timeline) (bool, error)
+	// Compare holds the WAL of n against that of the node that leads, by what
+	// lies on their volumes: all that n's recovery would need, or the newest
+	// limit bytes of it. What cannot be read is pgwal.Unknown, and no error.
+	Compare(ctx context.Context, n, leader Node, limit int64) (pgwal.Comparison, error)
 }
 
 // RoleSettings are the settings that change with a node's role. An empty

@@ -398,7 +398,33 @@ func (f *failover) restartOld(ctx context.Context, s *failoverState) error {
 	bounded, cancel := context.WithTimeout(ctx, serveDeadline)
 	defer cancel()
 	err := f.serve(bounded, s, from)
+	if err != nil && s.NoWayBack == "" && f.mayGoOn(ctx, s) {
+		s.NoWayBack = err.Error()
+		f.m.log.Error("the old primary does not start again: the candidate is promoted after all", "node", from.Name, "err", err)
+		return fmt.Errorf("%w: %w", err, operation.ErrGoOn)
+	}
 	return errors.Join(err, f.pointBack(ctx, s))
+}
+
+// mayGoOn reports whether the candidate can lead in the place of an old primary
+// that does not start again, for a setting of its own that it cannot start with:
+// the old one is proved dead, and the candidate answers. What it lacks is
+// fetched before it leads.
+func (f *failover) mayGoOn(ctx context.Context, s *failoverState) bool {
+	from, to := f.nodes(s)
+	err := f.m.fence(ctx, from, nil)
+	if err == nil {
+		bounded, cancel := context.WithTimeout(ctx, serveDeadline)
+		defer cancel()
+		err = poll(bounded, 20*time.Millisecond, func() (bool, error) { // an undone promotion has it started again
+			pos, err := f.sessions.position(bounded, to)
+			return err == nil && pos.InRecovery, nil
+		})
+	}
+	if err != nil {
+		f.m.log.Error("the candidate cannot lead instead", "node", to.Name, "err", err)
+	}
+	return err == nil
 }
 
 // serve makes n lead, and the targets name the address that it has then: the
@@ -439,6 +465,10 @@ func (f *failover) pointBack(ctx context.Context, s *failoverState) error {
 // proveCandidate waits until the named candidate has replayed past the shutdown
 // checkpoint, the last record that the old primary wrote: nothing is left behind.
 func (f *failover) proveCandidate(ctx context.Context, s *failoverState) error {
+	if s.NoWayBack != "" {
+		// It need not have replayed all of it: what holds that up the promotion ends.
+		return f.salvage(ctx, s)
+	}
 	if err := f.held(); err != nil {
 		return err
 	}
@@ -465,7 +495,7 @@ func (f *failover) promote(ctx context.Context, s *failoverState) error {
 	if s.NewTimeline != 0 || f.promotedButDown(to, s) {
 		return f.promoteAgain(ctx, to, s)
 	}
-	if err := f.held(); err != nil && s.Mode != ModeEmergency {
+	if err := f.held(); err != nil && s.Mode != ModeEmergency && s.NoWayBack == "" {
 		return err
 	}
 	sending, cancel := context.WithTimeout(ctx, promoteDeadline)
@@ -549,8 +579,8 @@ func (f *failover) demoteCandidate(ctx context.Context, s *failoverState) error 
 	if err := f.m.out.Volumes.WriteSettings(to, f.m.standbySettings(ctx, to, from)); err != nil {
 		return err
 	}
-	o := node.Order{Role: node.RoleStandby, Action: node.ActionDiscard, DiscardTimeline: s.Timeline + 1}
-	if _, err := f.m.order(to, o); err != nil {
+	o := node.Order{Action: node.ActionDiscard, DiscardTimeline: s.Timeline + 1}
+	if _, err := f.m.orderToFollow(to, from, o); err != nil {
 		return err
 	}
 	return f.m.ensureRunning(ctx, to)
@@ -689,7 +719,7 @@ func (f *failover) startOldAsStandby(ctx context.Context, s *failoverState) erro
 	if err := f.m.out.Volumes.WriteSettings(from, f.m.standbySettings(ctx, from, to)); err != nil {
 		return err
 	}
-	if _, err := f.m.order(from, node.Order{Role: node.RoleStandby}); err != nil {
+	if _, err := f.m.orderToFollow(from, to, node.Order{}); err != nil {
 		return err
 	}
 	return nil

@@ -1,12 +1,14 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"controld/internal/operation"
+	"controld/internal/pgwal"
 )
 
 // maxPendingArchive segments are too many: PostgreSQL tries to archive them
@@ -29,6 +31,7 @@ func (m *Manager) plannedChecks(v View, from, to NodeState) []operation.Check {
 		return checks
 	}
 	checks = append(checks, m.replicationChecks(from, to)...)
+	checks = append(checks, m.sameWALCheck(to, from))
 	checks = append(checks, m.roomCheck("candidate-has-disk-space", to.Node, m.set.MinFreeBytes, ""))
 	return append(checks, m.primaryChecks(v, from)...)
 }
@@ -84,6 +87,46 @@ func (m *Manager) replicationChecks(from, to NodeState) []operation.Check {
 			"%s has %d of %d walsenders and %d of %d slots in use; %s needs one of each to follow it", to.Node.Name, to.Server.SenderCount, to.Server.MaxSenders, len(to.Server.Slots), to.Server.MaxSlots, from.Node.Name),
 		check("settings-are-controlds", overridden == "", "settings-overridden", nil, "%s", yesNo(overridden == "", "no setting is overridden by ALTER SYSTEM", overridden)),
 	}
+}
+
+// Bounds of the comparison before a failover. All of a node's WAL was compared
+// before its server started, and what it has received since is a copy; this
+// looks at the newest of it once more.
+const (
+	compareBytes    = 64 << 20
+	compareDeadline = 10 * time.Second
+)
+
+// sameWALCheck: a candidate whose WAL is not the primary's would lose what that
+// hides. Where nobody can tell, it is no candidate of a planned failover.
+func (m *Manager) sameWALCheck(to, from NodeState) operation.Check {
+	if why := to.Diverged(); why != "" {
+		return divergedCheck(to, why)
+	}
+	c := m.compare(to.Node, from.Node)
+	switch c.Relation {
+	case pgwal.Same:
+		return check("same-wal", true, "diverged", map[string]any{"compared_bytes": c.Bytes}, "the WAL of %s is that of %s: the last %d bytes, up to %s, were compared", to.Node.Name, from.Node.Name, c.Bytes, c.End)
+	case pgwal.Unknown:
+		return check("same-wal", false, "wal-not-compared", nil, "whether the WAL of %s is that of %s cannot be told: %s. See that controld can read both data volumes; or copy it anew: controld rejoin %s --method basebackup", to.Node.Name, from.Node.Name, c.Why, to.Node.Name)
+	}
+	return divergedCheck(to, c.Why)
+}
+
+func divergedCheck(to NodeState, why string) operation.Check {
+	return check("same-wal", false, "diverged", nil, "%s has other WAL than the primary: %s. Copy it anew: controld rejoin %s --method basebackup", to.Node.Name, why, to.Node.Name)
+}
+
+// compare holds the newest WAL of n against the leader's; what cannot be told is
+// unknown.
+func (m *Manager) compare(n, leader Node) pgwal.Comparison {
+	ctx, cancel := context.WithTimeout(context.Background(), compareDeadline)
+	defer cancel()
+	c, err := m.out.Volumes.Compare(ctx, n, leader, compareBytes)
+	if err != nil {
+		return pgwal.Comparison{Relation: pgwal.Unknown, Why: err.Error()}
+	}
+	return c
 }
 
 func reverseRoom(from, to NodeState) bool {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/operation"
+	"controld/internal/pgwal"
 )
 
 // Bounds of the rungs of a rejoin. Following may have to redo WAL first, which
@@ -22,14 +24,17 @@ const (
 
 // rejoinState is what the steps of a rejoin learn from each other.
 type rejoinState struct {
-	Node    string `json:"node"`
-	Leader  string `json:"leader"`
-	Method  string `json:"method"`
-	Empty   bool   `json:"empty"` // nothing to keep: only a base backup can help
-	Marked  bool   `json:"marked"`
-	Forked  bool   `json:"forked"` // on a later timeline than the primary's: it led past controld
-	Rung    string `json:"rung"`   // the one that held
-	Failure string `json:"failure"`
+	Node   string `json:"node"`
+	Leader string `json:"leader"`
+	Method string `json:"method"`
+	Empty  bool   `json:"empty"` // nothing to keep: only a base backup can help
+	Marked bool   `json:"marked"`
+	Forked bool   `json:"forked"` // on a later timeline than the primary's: it led past controld
+	// Relation is what the node's WAL is to the primary's, and why that matters.
+	Relation pgwal.Relation `json:"relation"`
+	Why      string         `json:"why"`
+	Rung     string         `json:"rung"` // the one that held
+	Failure  string         `json:"failure"`
 }
 
 // The rungs of the ladder, the cheapest first.
@@ -182,13 +187,22 @@ func (r *rejoin) reserveSlot(ctx context.Context, s *rejoinState) error {
 	return r.sessions.with(ctx, r.leader(s), func(session Session) error { return session.CreateSlot(ctx, r.node.Slot()) })
 }
 
-// follow starts the node as a standby on the data it has. That holds where its
-// WAL does not go beyond the point at which the primary's timeline began.
+// follow starts the node as a standby on the data it has. That holds where all
+// WAL that it has is the primary's too.
 func (r *rejoin) follow(ctx context.Context, s *rejoinState) error {
-	if s.Method != MethodAuto || s.Empty || s.Marked || s.Forked {
+	if s.Method == MethodBaseBackup || s.Empty || s.Marked {
 		return nil
 	}
-	if err := r.orderStandby(ctx, node.Order{Role: node.RoleStandby}); err != nil {
+	if err := r.compare(ctx, s); err != nil {
+		return err
+	}
+	switch {
+	case s.Forked || s.Relation == pgwal.Past || s.Relation == pgwal.Diverged:
+		return nil
+	case s.Method == MethodRewind && s.Relation == pgwal.Unknown:
+		return nil
+	}
+	if err := r.orderStandby(ctx, s, node.Order{}); err != nil {
 		return err
 	}
 	if err := r.applySettings(ctx, s, loginTimeout); err != nil { // one that is starting reads them anyway
@@ -198,6 +212,22 @@ func (r *rejoin) follow(ctx context.Context, s *rejoinState) error {
 		return err
 	}
 	return r.mayOverwrite(ctx, s)
+}
+
+// compare finds out which rungs can hold, before one changes anything.
+func (r *rejoin) compare(ctx context.Context, s *rejoinState) error {
+	ctx, cancel := context.WithTimeout(ctx, checkpointDeadline)
+	defer cancel()
+	c, err := r.m.out.Volumes.Compare(ctx, r.node, r.leader(s), 0)
+	if err != nil {
+		return err
+	}
+	s.Relation, s.Why = c.Relation, c.Why
+	if status, err := r.m.out.Volumes.Status(r.node); err == nil && status.Diverged() != "" {
+		s.Relation, s.Why = pgwal.Diverged, status.Diverged() // its init has seen what may not be there any more
+	}
+	r.m.log.Info("WAL compared", "node", s.Node, "primary", s.Leader, "relation", s.Relation, "end", c.End, "bytes", c.Bytes, "why", s.Why)
+	return nil
 }
 
 // applySettings lets the node follow by the settings of today: one whose server
@@ -239,7 +269,7 @@ func (r *rejoin) mayOverwrite(ctx context.Context, s *rejoinState) error {
 func (r *rejoin) mayOverwriteUnasked(s *rejoinState, leader Server, why error) error {
 	failed := r.m.orderFailed(r.node)
 	switch {
-	case errors.Is(why, ErrStarting):
+	case failed == nil && errors.Is(why, ErrStarting):
 		return nil // and nothing has moved for the deadline
 	case failed == nil:
 		return fmt.Errorf("%s cannot be asked why it does not stream; its data was left as it is: %w", s.Node, why)
@@ -253,11 +283,19 @@ func (r *rejoin) mayOverwriteUnasked(s *rejoinState, leader Server, why error) e
 	return nil
 }
 
-// rewind takes back what the node has beyond the primary's timeline. The
+// rewind takes back what the node wrote past the point at which the primary left
+// its timeline. Nothing else may be rewound: pg_rewind lets a server that was not
+// shut down end its recovery, which writes WAL on the timeline that it is on. The
 // primary writes a checkpoint first: until then its control file names the old
 // timeline, and pg_rewind would find nothing to do.
 func (r *rejoin) rewind(ctx context.Context, s *rejoinState) error {
 	if s.Rung != "" || s.Method == MethodBaseBackup || s.Empty || s.Marked {
+		return nil
+	}
+	if s.Relation != pgwal.Past {
+		if s.Method == MethodRewind {
+			return fmt.Errorf("rewind: nothing was changed: %s; controld rejoin %s --method basebackup copies it anew", cmp.Or(s.Why, s.Failure, "it has nothing to take back"), s.Node)
+		}
 		return nil
 	}
 	leader := r.leader(s)
@@ -273,8 +311,8 @@ func (r *rejoin) rewind(ctx context.Context, s *rejoinState) error {
 	if err := r.m.out.Volumes.WriteSettings(r.node, settings); err != nil {
 		return err
 	}
-	o := node.Order{Role: node.RoleStandby, Action: node.ActionRewind, Upstream: upstream(leader)}
-	if err := r.orderStandby(ctx, o); err != nil {
+	o := node.Order{Action: node.ActionRewind, Upstream: upstream(leader)}
+	if err := r.orderStandby(ctx, s, o); err != nil {
 		return err
 	}
 	if err := r.settle(ctx, s, rungRewind, rewindDeadline); err != nil {
@@ -294,8 +332,8 @@ func (r *rejoin) baseBackup(ctx context.Context, s *rejoinState) error {
 	if s.Method == MethodRewind {
 		return fmt.Errorf("rewind: %s; try controld rejoin %s --method basebackup", s.Failure, s.Node)
 	}
-	o := node.Order{Role: node.RoleStandby, Action: node.ActionBaseBackup, Upstream: upstream(r.leader(s)), Slot: r.node.Slot()}
-	if err := r.orderStandby(ctx, o); err != nil {
+	o := node.Order{Action: node.ActionBaseBackup, Upstream: upstream(r.leader(s)), Slot: r.node.Slot()}
+	if err := r.orderStandby(ctx, s, o); err != nil {
 		return err
 	}
 	if err := r.settle(ctx, s, rungBaseBackup, copyDeadline); err != nil {
@@ -309,8 +347,8 @@ func (r *rejoin) baseBackup(ctx context.Context, s *rejoinState) error {
 
 func upstream(n Node) *node.Upstream { return &node.Upstream{Host: n.Container, Port: n.Port} }
 
-func (r *rejoin) orderStandby(ctx context.Context, o node.Order) error {
-	if _, err := r.m.order(r.node, o); err != nil {
+func (r *rejoin) orderStandby(ctx context.Context, s *rejoinState, o node.Order) error {
+	if _, err := r.m.orderToFollow(r.node, r.leader(s), o); err != nil {
 		return err
 	}
 	return r.m.ensureRunning(ctx, r.node)

@@ -79,6 +79,13 @@ func (m *Manager) ReloadServers(ctx context.Context, nodes []Node) {
 	}
 }
 
+// orderToFollow gives n an order as a standby of leader, whose WAL its init holds
+// its own against before it starts.
+func (m *Manager) orderToFollow(n, leader Node, o node.Order) (node.Order, error) {
+	o.Role, o.LeaderDir = node.RoleStandby, leader.DataDir()
+	return m.order(n, o)
+}
+
 // ensureRunning starts the node's container where it does not run, thaws
 // nothing, and connects it to the cluster's network where it was cut off.
 func (m *Manager) ensureRunning(ctx context.Context, n Node) error {

@@ -8,6 +8,7 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/operation"
+	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
 
@@ -82,7 +83,7 @@ func (m *Manager) startStandbyWork(n Node) operation.Runnable {
 		if err := m.out.Volumes.WriteSettings(n, m.standbySettings(ctx, n, upstream)); err != nil {
 			return err
 		}
-		if _, err := m.order(n, node.Order{Role: node.RoleStandby}); err != nil {
+		if _, err := m.orderToFollow(n, upstream, node.Order{}); err != nil {
 			return err
 		}
 		if err := m.ensureRunning(ctx, n); err != nil {
@@ -139,7 +140,24 @@ func (st *starter) prepare(ctx context.Context, s *startState) (operation.Prepar
 		return operation.Prepared{}, nil
 	}
 	checks := st.checks(v, state)
+	if recovering, err := st.startsInRecovery(); err == nil && recovering && !st.initdb {
+		checks = append(checks, st.aheadChecks(v)...)
+	}
 	return operation.Prepared{Checks: checks}, refusalOf(checks)
+}
+
+// aheadChecks: a standby that is made to lead gives up what another node has more.
+func (st *starter) aheadChecks(v View) (checks []operation.Check) {
+	for _, s := range v.Nodes {
+		if s.Node.Name == st.node.Name || !usable(s) {
+			continue
+		}
+		c := st.m.compare(s.Node, st.node)
+		more := c.Relation == pgwal.Diverged || c.Relation == pgwal.Past
+		checks = append(checks, check("has-all-wal", !more, "diverged", nil, "%s", yesNo(!more, "nothing is known of more WAL on "+s.Node.Name,
+			fmt.Sprintf("%s has WAL that %s lacks, and that would be given up (%s). To lead with it: controld start %[1]s. To keep what %[2]s has instead, empty the data volume of %[1]s", s.Node.Name, st.node.Name, c.Why))))
+	}
+	return checks
 }
 
 func (st *starter) checks(v View, state NodeState) []operation.Check {
@@ -213,10 +231,14 @@ func (st *starter) order(ctx context.Context, s *startState) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, ErrReadOnly) { // an order to lead restarts no server that runs
-		if err := st.stop(ctx); err != nil {
+	standby := errors.Is(err, ErrReadOnly)
+	if !standby {
+		if standby, err = st.startsInRecovery(); err != nil {
 			return err
 		}
+	}
+	if standby {
+		return st.promote(ctx)
 	}
 	o := node.Order{Role: node.RolePrimary}
 	if control, err := st.m.out.Volumes.Control(st.node); s.InitDB && (err != nil || control.SystemID == 0) {
@@ -231,16 +253,56 @@ func (st *starter) order(ctx context.Context, s *startState) error {
 	return st.m.ensureRunning(ctx, st.node)
 }
 
-// stop ends a server that runs as a standby.
-func (st *starter) stop(ctx context.Context) error {
-	st.sessions.drop(st.node)
-	if err := st.m.withdraw(st.node); err != nil {
-		return err
+// startsInRecovery reports whether the node's data is a standby's.
+func (st *starter) startsInRecovery() (bool, error) {
+	signal, err := st.m.out.Volumes.StandbySignal(st.node)
+	if err != nil || !signal {
+		return false, err
 	}
-	return poll(ctx, 20*time.Millisecond, func() (bool, error) {
-		locked, err := st.m.out.Volumes.Locked(st.node)
-		return err == nil && !locked, err
-	})
+	control, err := st.m.out.Volumes.Control(st.node)
+	return err == nil && control.State.Recovering(), err
+}
+
+// promote makes a node lead whose data is a standby's, on a timeline of its own.
+// Merely started without its signal file it would write on the one that it
+// followed, where another node may have gone on.
+func (st *starter) promote(ctx context.Context) error {
+	leads := false
+	answers := func() (bool, error) {
+		err := st.sessions.with(ctx, st.node, func(session Session) error {
+			pos, err := session.Position(ctx)
+			leads = err == nil && !pos.InRecovery
+			return err
+		})
+		return err == nil, nil // it is starting
+	}
+	if running, err := answers(); err != nil || !running {
+		if _, err := st.m.order(st.node, node.Order{Role: node.RoleStandby}); err != nil {
+			return err
+		}
+		if err := st.m.ensureRunning(ctx, st.node); err != nil {
+			return err
+		}
+		err := poll(ctx, 100*time.Millisecond, func() (bool, error) {
+			if err := st.m.orderFailed(st.node); err != nil {
+				return false, err
+			}
+			return answers()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if !leads {
+		if err := st.sessions.with(ctx, st.node, func(session Session) error { return session.Promote(ctx) }); err != nil {
+			return err
+		}
+		if err := poll(ctx, 20*time.Millisecond, func() (bool, error) { ok, err := answers(); return ok && leads, err }); err != nil {
+			return fmt.Errorf("wait for the promotion of %s: %w", st.node.Name, err)
+		}
+	}
+	_, err := st.m.order(st.node, node.Order{Role: node.RolePrimary}) // its init only takes note
+	return err
 }
 
 func (st *starter) record(_ context.Context, s *startState) error {

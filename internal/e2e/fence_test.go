@@ -229,11 +229,11 @@ func TestUnprovedDeathPromotesNothing(t *testing.T) {
 	show := c.hide(primary)
 
 	began := time.Now()
-	p := c.refused("/failover", map[string]any{"mode": "emergency"}, 500, "undone")
+	p := c.refused("/failover", map[string]any{"mode": "emergency"}, 500, "incomplete") // nobody leads
 	if waited := time.Since(began); waited < 10*time.Second {
 		t.Errorf("given up after %s, the proof has 10 s", waited)
 	}
-	if p.Operation == nil || p.Operation.State != "undone" || !strings.Contains(p.Detail, "the death of "+primary+" is not proved") || !strings.Contains(p.Detail, "lock") {
+	if p.Operation == nil || p.Operation.State != "incomplete" || !strings.Contains(p.Detail, "the death of "+primary+" is not proved") || !strings.Contains(p.Detail, "lock") {
 		t.Errorf("the missing proof is not named: %+v", p)
 	}
 	if got := c.psql(standby, "select pg_is_in_recovery()"); got != "t" {

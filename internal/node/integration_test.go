@@ -280,6 +280,17 @@ func (n *testNode) control() pgcontrol.Data {
 	return d
 }
 
+// dataDir is the node's PGDATA as the containers have it.
+func (n *testNode) dataDir() string { return "/pg/" + n.name + "/data" }
+
+// other is the other node of the pair.
+func (n *testNode) other() *testNode {
+	if n == n.pair.nodes[0] {
+		return n.pair.nodes[1]
+	}
+	return n.pair.nodes[0]
+}
+
 func (n *testNode) upstream() *node.Upstream { return &node.Upstream{Host: n.container, Port: 5432} }
 
 // lead makes node 1 a new primary.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"controld/internal/wal"
 )
 
@@ -31,7 +33,8 @@ type Action string
 // directory and leave a marker until they have ended; Salvage copies WAL of a
 // dead node into the WAL directory of the running standby; Discard removes what
 // a promotion that was undone left of its timeline, while no server runs. Each
-// is carried out once for an epoch.
+// is carried out once for an epoch. A base backup that has room beside the data
+// overwrites it only when the copy is whole.
 const (
 	ActionNone       Action = "none"
 	ActionInitDB     Action = "initdb"
@@ -51,7 +54,12 @@ type Order struct {
 	Action   Action    `json:"action"`
 	Upstream *Upstream `json:"upstream,omitempty"` // basebackup, rewind: the server to copy from
 	Slot     string    `json:"slot,omitempty"`     // basebackup: the slot on the upstream that keeps the WAL
-	Salvage  *Salvage  `json:"salvage,omitempty"`
+	// LeaderDir (standby) is the PGDATA of the node that leads, as this node has
+	// it mounted, only to be read: the own WAL is held against that before each
+	// start, and a base backup is planned by it. Empty: nothing is compared, and
+	// nothing rewound.
+	LeaderDir string   `json:"leader_dir,omitempty"`
+	Salvage   *Salvage `json:"salvage,omitempty"`
 	// DiscardTimeline (discard): its history file and segments are removed, and
 	// those of all later timelines. Refused when the control file is on it already.
 	DiscardTimeline wal.Timeline `json:"discard_timeline,omitempty"`
@@ -163,6 +171,16 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return SyncDir(dir)
+}
+
+// Space is what is left on the file system of a folder, and its size. What it
+// keeps for root is not counted as left: PostgreSQL cannot use it.
+func Space(dir string) (freeBytes, totalBytes int64, err error) {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return 0, 0, fmt.Errorf("space left at %s: %w", dir, err)
+	}
+	return int64(stat.Bavail) * stat.Bsize, int64(stat.Blocks) * stat.Bsize, nil
 }
 
 // SyncDir makes the names in a folder durable.

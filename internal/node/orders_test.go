@@ -486,10 +486,12 @@ func TestSalvage(t *testing.T) {
 	waitFor(t, "the same rows on both nodes", func() bool { out, err := one.sql(sum); return err == nil && out == want }, nil)
 }
 
-// Rewind after a divergence, its failure, and what clears the marker.
-func TestRewindAndItsMarker(t *testing.T) {
-	p := newPair(t)
-	one, two := p.both()
+// diverge makes node 1 an old primary with WAL that node 2, which leads now, never
+// had. Node 1's container is started again, and was ordered nothing yet.
+func (p *pair) diverge() (one, two *testNode) {
+	t := p.t
+	t.Helper()
+	one, two = p.both()
 	one.mustSQL("create table t as select generate_series(1, 1000) i")
 	waitFor(t, "the standby to follow", func() bool {
 		out, err := two.sql("select count(*) from t")
@@ -505,9 +507,20 @@ func TestRewindAndItsMarker(t *testing.T) {
 	two.mustSQL("select pg_promote(true)")
 	two.give(node.Order{Role: node.RolePrimary})
 	two.mustSQL("checkpoint; insert into t values (0)")
-
 	one.start()
-	one.give(node.Order{Role: node.RoleStandby, Action: node.ActionRewind, Upstream: two.upstream()})
+	return one, two
+}
+
+// rewindFrom orders a rewind with u as the upstream.
+func (n *testNode) rewindFrom(u *node.Upstream) {
+	n.give(node.Order{Role: node.RoleStandby, Action: node.ActionRewind, Upstream: u, LeaderDir: n.other().dataDir()})
+}
+
+// A rewind takes back what was written past the fork, once.
+func TestRewind(t *testing.T) {
+	p := newPair(t)
+	one, two := p.diverge()
+	one.rewindFrom(two.upstream())
 	one.await(node.StateRunning)
 	p.awaitStreaming(two)
 	waitFor(t, "the rewound node to follow", func() bool {
@@ -521,14 +534,24 @@ func TestRewindAndItsMarker(t *testing.T) {
 	if got := one.recovers(); got != "t" {
 		t.Errorf("in recovery %s", got)
 	}
+	// What follows has nothing to take back, and is not touched.
+	one.rewindFrom(two.upstream())
+	if s := one.await(node.StateRefused); s.Unfinished != "" || !strings.Contains(s.Error, "nothing to take back") {
+		t.Errorf("status %+v of a rewind of what follows", s)
+	}
+}
 
-	one.give(node.Order{Role: node.RoleStandby, Action: node.ActionRewind, Upstream: &node.Upstream{Host: "nobody.invalid", Port: 5432}})
+// What a rewind that failed leaves, and what clears its marker.
+func TestRewindAndItsMarker(t *testing.T) {
+	p := newPair(t)
+	one, two := p.diverge()
+	one.rewindFrom(&node.Upstream{Host: "nobody.invalid", Port: 5432})
 	if s := one.await(node.StateFailed); s.Unfinished != "" || !strings.Contains(s.Error, "nobody.invalid") {
 		t.Errorf("status %+v of a rewind without an upstream", s)
 	}
 	docker(t, "exec", two.container, "psql", "-h", "/pg/node2/run", "-U", "root", "-d", "postgres", "-Xqc",
 		"revoke execute on function pg_read_binary_file(text) from rewind")
-	one.give(node.Order{Role: node.RoleStandby, Action: node.ActionRewind, Upstream: two.upstream()})
+	one.rewindFrom(two.upstream())
 	if s := one.await(node.StateFailed); s.Unfinished != node.ActionRewind || !strings.Contains(s.Error, "pg_read_binary_file") {
 		t.Errorf("status %+v of a rewind that failed half-way", s)
 	}
@@ -544,7 +567,7 @@ func TestRewindAndItsMarker(t *testing.T) {
 		}
 	}
 	two.mustSQL("select pg_create_physical_replication_slot('node1', true)")
-	one.give(node.Order{Role: node.RoleStandby, Action: node.ActionBaseBackup, Upstream: two.upstream(), Slot: "node1"})
+	one.give(node.Order{Role: node.RoleStandby, Action: node.ActionBaseBackup, Upstream: two.upstream(), Slot: "node1", LeaderDir: two.dataDir()})
 	if s := one.await(node.StateRunning); s.Unfinished != "" {
 		t.Errorf("status %+v after the base backup", s)
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"controld/internal/pgwal"
 )
 
 // A State is what the init of a node is doing.
@@ -42,9 +44,22 @@ type Status struct {
 	// Unfinished names the action that had begun to overwrite the data
 	// directory and has not ended. Such a node never leads.
 	Unfinished Action `json:"unfinished,omitempty"`
+	// Compared is what the node's WAL was to the leader's before its last start
+	// as a standby. One that had diverged does not start any more, until it is
+	// copied anew: what it streamed would hide what it has.
+	Compared *pgwal.Comparison `json:"compared,omitempty"`
 	// Salvaged tells of the last salvage, for the order SalvageEpoch.
 	Salvaged *Salvaged `json:"salvaged,omitempty"`
 	At       time.Time `json:"at"`
+}
+
+// Diverged says how the node's WAL is not the leader's; empty: as far as it knows
+// it is.
+func (s Status) Diverged() string {
+	if s.Compared == nil || s.Compared.Relation != pgwal.Diverged {
+		return ""
+	}
+	return s.Compared.Why
 }
 
 // Salvaged is the result of the salvage that the order Epoch asked for.
@@ -58,6 +73,8 @@ type Salvaged struct {
 // Names in a node's data volume, beside its PGDATA.
 const (
 	DataDir        = "data"        // PGDATA
+	NewDataDir     = "data.new"    // a base backup that is being made
+	OldDataDir     = "data.old"    // what one has replaced, until it is removed
 	SocketDir      = "run"         // unix sockets
 	LockFile       = "lock"        // flock; never replaced
 	StatusFile     = "status.json" // Status

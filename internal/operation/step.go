@@ -18,7 +18,7 @@ type Step[S any] struct {
 	Do func(ctx context.Context, state *S) error
 	// Undo, where there is one, runs when this step or a later one fails
 	// before the point of no return. Do may have happened whole, in part or
-	// not at all.
+	// not at all. What it returns may be ErrGoOn.
 	Undo func(ctx context.Context, state *S) error
 	// Entry asks for a durable journal entry before Do. The entry covers this
 	// step and those after it up to the next entry: after a crash all of them
@@ -42,6 +42,9 @@ type Work[S any] struct {
 	// of the world and not of the journal. It may act to find out (fence a
 	// server that does not answer). An error means: not known, ask again.
 	Past func(ctx context.Context, state *S) (bool, error)
+	// Left, if set, looks at what an undo has left. An error says that it is
+	// nothing to leave it at, and what to do: the operation ends as incomplete.
+	Left func(ctx context.Context, state *S) error
 	// GiveUp, if set, notes what is true when a person gives the operation up
 	// past its point of no return.
 	GiveUp func(ctx context.Context, state *S) error
@@ -76,6 +79,11 @@ const (
 	retryShortest = 100 * time.Millisecond
 	retryLongest  = 2 * time.Second
 )
+
+// ErrGoOn, returned by an Undo, says that what its step did cannot be taken
+// back, and that the way on is the better one: the steps after it are done, and
+// those before it stay done.
+var ErrGoOn = errors.New("cannot be taken back: going on")
 
 // errCancelled is the cause of the context of an operation that was cancelled.
 var errCancelled = errors.New("cancelled")
@@ -251,7 +259,7 @@ func (w Work[S]) past(ctx context.Context, r *run, state *S) (past, known bool) 
 
 // undo takes back step last and those before it, newest first.
 func (w Work[S]) undo(ctx context.Context, r *run, state *S, steps []Step[S], last int, failure error) State {
-	cause := context.Cause(ctx)
+	run, cause := ctx, context.Cause(ctx)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	// The journal says that this is an undo before it begins, so that a crash
@@ -264,12 +272,18 @@ func (w Work[S]) undo(ctx context.Context, r *run, state *S, steps []Step[S], la
 		began := time.Now()
 		err := guarded(r.log, func() error { return steps[i].Undo(ctx, state) })
 		r.stepUndone(i, began, err)
+		if errors.Is(err, ErrGoOn) {
+			return w.goOn(run, r, state, steps, i+1)
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("undo %s: %w", steps[i].Name, err))
 		}
 	}
 	r.result(w.result(state))
 	undoErr := errors.Join(errs...)
+	if err := w.left(ctx, r, state); err != nil {
+		return r.fail(Incomplete, errors.Join(err, failure, undoErr))
+	}
 	var refusal *Problem
 	switch {
 	case errors.Is(cause, errCancelled) && undoErr == nil:
@@ -278,6 +292,22 @@ func (w Work[S]) undo(ctx context.Context, r *run, state *S, steps []Step[S], la
 		return r.fail(Refused, refusal)
 	}
 	return r.fail(Undone, errors.Join(failure, undoErr))
+}
+
+// goOn does the steps from index first on after all. Whoever cancelled or stopped
+// the operation wanted it undone, which cannot be.
+func (w Work[S]) goOn(ctx context.Context, r *run, state *S, steps []Step[S], first int) State {
+	if ctx.Err() != nil {
+		ctx = context.WithoutCancel(ctx)
+	}
+	return w.forward(ctx, r, state, steps, first)
+}
+
+func (w Work[S]) left(ctx context.Context, r *run, state *S) error {
+	if w.Left == nil {
+		return nil
+	}
+	return guarded(r.log, func() error { return w.Left(ctx, state) })
 }
 
 // resume goes on with an operation that another process began.

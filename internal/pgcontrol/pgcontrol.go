@@ -56,6 +56,11 @@ func (s State) String() string {
 // stop. Its last processes may still be ending.
 func (s State) Stopped() bool { return s == StateShutDown || s == StateShutDownInRecovery }
 
+// Recovering reports whether the server was, or is, a standby.
+func (s State) Recovering() bool {
+	return s == StateInArchiveRecovery || s == StateShutDownInRecovery
+}
+
 // Data is what controld needs of a control file.
 type Data struct {
 	SystemID            uint64

@@ -7,6 +7,7 @@ package volume
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,11 +16,10 @@ import (
 	"path/filepath"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"controld/internal/cluster"
 	"controld/internal/node"
 	"controld/internal/pgcontrol"
+	"controld/internal/pgwal"
 	"controld/internal/render"
 	"controld/internal/wal"
 )
@@ -171,14 +171,13 @@ func (v *Volumes) Empty(n cluster.Node) (bool, error) {
 	return false, nil
 }
 
-// Space implements cluster.Volumes. What the file system keeps for root is not
-// counted as left: PostgreSQL cannot use it.
+// Space implements cluster.Volumes.
 func (v *Volumes) Space(n cluster.Node) (freeBytes, totalBytes int64, err error) {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(n.Dir, &stat); err != nil {
-		return 0, 0, fmt.Errorf("space on the data volume of %s: %w", n.Name, err)
+	freeBytes, totalBytes, err = node.Space(n.Dir)
+	if err != nil {
+		return 0, 0, fmt.Errorf("node %s: %w", n.Name, err)
 	}
-	return int64(stat.Bavail) * stat.Bsize, int64(stat.Blocks) * stat.Bsize, nil
+	return freeBytes, totalBytes, nil
 }
 
 // StandbySignal implements cluster.Volumes. A recovery.signal does not count:
@@ -189,7 +188,7 @@ func (v *Volumes) StandbySignal(n cluster.Node) (bool, error) {
 
 // HasWAL implements cluster.Volumes.
 func (v *Volumes) HasWAL(n cluster.Node, lsn wal.LSN, segmentBytes int64) (bool, error) {
-	entries, err := os.ReadDir(filepath.Join(n.DataDir(), "pg_wal"))
+	entries, err := os.ReadDir(filepath.Join(n.DataDir(), pgwal.DirName))
 	if err != nil {
 		return false, fmt.Errorf("node %s: %w", n.Name, err)
 	}
@@ -203,7 +202,16 @@ func (v *Volumes) HasWAL(n cluster.Node, lsn wal.LSN, segmentBytes int64) (bool,
 
 // HasHistory implements cluster.Volumes.
 func (v *Volumes) HasHistory(n cluster.Node, t wal.Timeline) (bool, error) {
-	return exists(n, filepath.Join("pg_wal", t.HistoryName()))
+	return exists(n, filepath.Join(pgwal.DirName, t.HistoryName()))
+}
+
+// Compare implements cluster.Volumes.
+func (v *Volumes) Compare(ctx context.Context, n, leader cluster.Node, limit int64) (pgwal.Comparison, error) {
+	c, err := pgwal.Compare(ctx, n.DataDir(), leader.DataDir(), limit)
+	if err != nil {
+		return pgwal.Comparison{}, fmt.Errorf("compare the WAL of %s and %s: %w", n.Name, leader.Name, err)
+	}
+	return c, nil
 }
 
 // exists reports whether the node's data directory holds the file.

@@ -764,8 +764,8 @@ type Operation struct {
 	StartedAt time.Time `json:"started_at"`
 
 	// State running goes on. succeeded; refused: nothing was touched; undone: it failed and was taken back; cancelled: taken back on request.
-	// incomplete: it failed past its point of no return. Without an `ended_at` it is being retried; with one it was given
-	// up on request, as it stands. So `ended_at`, not the state, says whether work on an operation goes on.
+	// incomplete: it failed past its point of no return, or its undoing has left nobody who leads. Without an `ended_at`
+	// it is being retried; with one it stays as it is. So `ended_at`, not the state, says whether work on an operation goes on.
 	//
 	//
 	// Example: succeeded
@@ -816,8 +816,8 @@ type OperationList struct {
 type OperationResult = map[string]any
 
 // OperationState running goes on. succeeded; refused: nothing was touched; undone: it failed and was taken back; cancelled: taken back on request.
-// incomplete: it failed past its point of no return. Without an `ended_at` it is being retried; with one it was given
-// up on request, as it stands. So `ended_at`, not the state, says whether work on an operation goes on.
+// incomplete: it failed past its point of no return, or its undoing has left nobody who leads. Without an `ended_at`
+// it is being retried; with one it stays as it is. So `ended_at`, not the state, says whether work on an operation goes on.
 //
 // Example: succeeded
 type OperationState string
@@ -1498,11 +1498,12 @@ type ClientInterface interface {
 	//
 	// The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 	// `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
-	// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+	// return, being retried; or, with an `operation.ended_at`, undone into a state in which nobody leads). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 	//
-	// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
-	// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
-	// (`POST /nodes/{name}/start`).
+	// After a failover that was undone the old primary leads: it is never said where nobody does. Where the old primary
+	// of a planned one cannot be started again, the candidate is promoted after all (`result.old_primary_failed`). One
+	// that leaves nobody who leads, such as an emergency one whose candidate fails after the old primary was killed, is
+	// `incomplete`: the clients are released, and `detail` says who could lead and by which command.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -1513,11 +1514,12 @@ type ClientInterface interface {
 	//
 	// The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 	// `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
-	// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+	// return, being retried; or, with an `operation.ended_at`, undone into a state in which nobody leads). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 	//
-	// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
-	// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
-	// (`POST /nodes/{name}/start`).
+	// After a failover that was undone the old primary leads: it is never said where nobody does. Where the old primary
+	// of a planned one cannot be started again, the candidate is promoted after all (`result.old_primary_failed`). One
+	// that leaves nobody who leads, such as an emergency one whose candidate fails after the old primary was killed, is
+	// `incomplete`: the clients are released, and `detail` says who could lead and by which command.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1742,11 +1744,12 @@ func (c *Client) StartFailback(ctx context.Context, params *StartFailbackParams,
 //
 // The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 // `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
-// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+// return, being retried; or, with an `operation.ended_at`, undone into a state in which nobody leads). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 //
-// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
-// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
-// (`POST /nodes/{name}/start`).
+// After a failover that was undone the old primary leads: it is never said where nobody does. Where the old primary
+// of a planned one cannot be started again, the candidate is promoted after all (`result.old_primary_failed`). One
+// that leaves nobody who leads, such as an emergency one whose candidate fails after the old primary was killed, is
+// `incomplete`: the clients are released, and `detail` says who could lead and by which command.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1767,11 +1770,12 @@ func (c *Client) StartFailoverWithBody(ctx context.Context, params *StartFailove
 //
 // The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 // `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
-// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+// return, being retried; or, with an `operation.ended_at`, undone into a state in which nobody leads). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 //
-// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
-// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
-// (`POST /nodes/{name}/start`).
+// After a failover that was undone the old primary leads: it is never said where nobody does. Where the old primary
+// of a planned one cannot be started again, the candidate is promoted after all (`result.old_primary_failed`). One
+// that leaves nobody who leads, such as an emergency one whose candidate fails after the old primary was killed, is
+// `incomplete`: the clients are released, and `detail` says who could lead and by which command.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -3051,11 +3055,12 @@ type ClientWithResponsesInterface interface {
 	//
 	// The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 	// `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
-	// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+	// return, being retried; or, with an `operation.ended_at`, undone into a state in which nobody leads). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 	//
-	// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
-	// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
-	// (`POST /nodes/{name}/start`).
+	// After a failover that was undone the old primary leads: it is never said where nobody does. Where the old primary
+	// of a planned one cannot be started again, the candidate is promoted after all (`result.old_primary_failed`). One
+	// that leaves nobody who leads, such as an emergency one whose candidate fails after the old primary was killed, is
+	// `incomplete`: the clients are released, and `detail` says who could lead and by which command.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3066,11 +3071,12 @@ type ClientWithResponsesInterface interface {
 	//
 	// The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 	// `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
-	// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+	// return, being retried; or, with an `operation.ended_at`, undone into a state in which nobody leads). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 	//
-	// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
-	// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
-	// (`POST /nodes/{name}/start`).
+	// After a failover that was undone the old primary leads: it is never said where nobody does. Where the old primary
+	// of a planned one cannot be started again, the candidate is promoted after all (`result.old_primary_failed`). One
+	// that leaves nobody who leads, such as an emergency one whose candidate fails after the old primary was killed, is
+	// `incomplete`: the clients are released, and `detail` says who could lead and by which command.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4608,11 +4614,12 @@ func (c *ClientWithResponses) StartFailbackWithResponse(ctx context.Context, par
 //
 // The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 // `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
-// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+// return, being retried; or, with an `operation.ended_at`, undone into a state in which nobody leads). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 //
-// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
-// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
-// (`POST /nodes/{name}/start`).
+// After a failover that was undone the old primary leads: it is never said where nobody does. Where the old primary
+// of a planned one cannot be started again, the candidate is promoted after all (`result.old_primary_failed`). One
+// that leaves nobody who leads, such as an emergency one whose candidate fails after the old primary was killed, is
+// `incomplete`: the clients are released, and `detail` says who could lead and by which command.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -4629,11 +4636,12 @@ func (c *ClientWithResponses) StartFailoverWithBodyWithResponse(ctx context.Cont
 //
 // The body may be empty. Answers when the operation has finished: `200` succeeded, `409` refused with nothing touched,
 // `500` with type `/problems/undone` (failed, undone) or `/problems/incomplete` (failed past the point of no
-// return, being retried). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
+// return, being retried; or, with an `operation.ended_at`, undone into a state in which nobody leads). With `Prefer: respond-async`, or after 50 s, `202` with `Location`. Leaving early changes nothing.
 //
-// After a planned failover that was undone the old primary serves again. An emergency one that was undone has
-// released the clients and leaves the old primary fenced, its order withdrawn: ask again, or start it in place
-// (`POST /nodes/{name}/start`).
+// After a failover that was undone the old primary leads: it is never said where nobody does. Where the old primary
+// of a planned one cannot be started again, the candidate is promoted after all (`result.old_primary_failed`). One
+// that leaves nobody who leads, such as an emergency one whose candidate fails after the old primary was killed, is
+// `incomplete`: the clients are released, and `detail` says who could lead and by which command.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

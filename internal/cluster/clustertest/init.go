@@ -8,6 +8,7 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/pgcontrol"
+	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
 
@@ -179,12 +180,17 @@ func (h *host) bringUp() {
 		h.jobEnded()
 		return
 	}
+	if why := h.nothingToRewind(o); why != "" {
+		h.fail(node.StateRefused, fmt.Sprintf("%s: %s", o.Action, why))
+		h.jobEnded()
+		return
+	}
 	h.working = true
 	switch {
 	case h.actionWanted(o):
 		h.report(func(s *node.Status) {
 			s.Epoch, s.State, s.Role, s.PID, s.Error = o.Epoch, node.StateWorking, node.RoleNone, 0, ""
-			if o.Action != node.ActionDiscard {
+			if o.Action == node.ActionInitDB || o.Action == node.ActionRewind { // a copy is made beside
 				s.Unfinished = o.Action
 			}
 		})
@@ -217,6 +223,8 @@ func (h *host) forbidden(o node.Order) string {
 	case wanted && o.Action == node.ActionInitDB:
 	case h.data == nil:
 		return "nothing to start"
+	case o.Role == node.RolePrimary && h.data.standby && h.data.control.State.Recovering():
+		return "the data is a standby's: a start does not make it lead"
 	case wanted && o.Action == node.ActionDiscard && h.data.control.Timeline() >= o.DiscardTimeline:
 		return "the timeline cannot be discarded: the data directory is on it"
 	}
@@ -233,7 +241,7 @@ func (h *host) carryOut(o node.Order) {
 	h.report(func(s *node.Status) {
 		s.ActionEpoch = o.Epoch
 		if o.Action != node.ActionDiscard {
-			s.Unfinished = ""
+			s.Unfinished, s.Compared = "", nil
 		}
 	})
 	h.start(o)
@@ -291,8 +299,12 @@ func newData(systemID uint64) *data {
 	}
 }
 
-// rewind goes by the control files alone, as pg_rewind does.
+// rewind goes by the control files alone, as pg_rewind does; before that it lets
+// a server that was not shut down end its recovery, which writes WAL.
 func (h *host) rewind(u *host) string {
+	if !h.data.control.State.Stopped() {
+		h.append(h.data.control.Timeline())
+	}
 	if u.data.control.CheckpointTimeline <= h.data.control.CheckpointTimeline {
 		return "" // no rewind required: it stays as it is
 	}
@@ -309,7 +321,7 @@ func (h *host) rewind(u *host) string {
 
 // salvage copies what the dead node has and this one lacks.
 func (h *host) salvage(o node.Order) {
-	dead := h.deadNode(o)
+	dead := h.w.byDataDir(o.Salvage.DataDir)
 	done := node.Salvaged{Epoch: o.Epoch}
 	switch {
 	case dead == nil || dead.unreadable || dead.data == nil:
@@ -335,13 +347,63 @@ func (h *host) salvage(o node.Order) {
 	h.report(func(s *node.Status) { s.Epoch, s.Salvaged, s.Error = o.Epoch, &done, "" })
 }
 
-func (h *host) deadNode(o node.Order) *host {
-	for _, x := range h.w.hosts {
-		if x.node.DataDir() == o.Salvage.DataDir {
+func (w *World) byDataDir(dir string) *host {
+	for _, x := range w.hosts {
+		if x.node.DataDir() == dir {
 			return x
 		}
 	}
 	return nil
+}
+
+// nothingToRewind: only what went on where the leader's timeline branched off has
+// anything to take back.
+func (h *host) nothingToRewind(o node.Order) string {
+	if !h.actionWanted(o) || o.Action != node.ActionRewind {
+		return ""
+	}
+	if o.LeaderDir == "" {
+		return "the order does not say where the leader's WAL is"
+	}
+	if c := compare(h, h.w.byDataDir(o.LeaderDir)); c.Relation != pgwal.Past {
+		return "nothing was changed: the WAL is " + string(c.Relation)
+	}
+	return ""
+}
+
+// mayFollow refuses a standby that has WAL of its own.
+func (h *host) mayFollow(o node.Order) string {
+	if o.Role != node.RoleStandby {
+		return ""
+	}
+	if o.LeaderDir != "" {
+		c := compare(h, h.w.byDataDir(o.LeaderDir))
+		if c.Relation != pgwal.Unknown || h.status.Diverged() == "" {
+			h.report(func(s *node.Status) { s.Compared = &c })
+		}
+	}
+	return h.status.Diverged()
+}
+
+// compare says what the WAL of one is to the leader's, as package pgwal does.
+func compare(own, leader *host) pgwal.Comparison {
+	if own == nil || leader == nil || own.data == nil || leader.data == nil || leader.unreadable || own.data.systemID != leader.data.systemID {
+		return pgwal.Comparison{Relation: pgwal.Unknown, Why: "nothing to compare with"}
+	}
+	mine, theirs := own.data, leader.data
+	c := pgwal.Comparison{Relation: pgwal.Same, End: mine.end()}
+	n := common(mine.wal, theirs.wal)
+	left := n < len(theirs.wal) && n < len(mine.wal) && theirs.wal[n].timeline != mine.wal[n].timeline
+	switch {
+	case n == len(mine.wal) && mine.end() < theirs.oldest:
+		c.Relation, c.Why = pgwal.Unknown, "the leader has removed it"
+	case n == len(mine.wal):
+	case left, n == len(theirs.wal) && mine.wal[n].timeline != theirs.control.Timeline():
+		c.Relation, c.At, c.Why = pgwal.Past, endOf(mine.wal, n), "it went on where the leader left"
+	default:
+		c.Relation, c.At, c.Why = pgwal.Diverged, endOf(mine.wal, n), fmt.Sprintf("its WAL differs from the leader's from %s on", endOf(mine.wal, n))
+	}
+	return c
 }
 
 // start starts the server in the order's role, unless the order was superseded.
@@ -350,6 +412,11 @@ func (h *host) start(o node.Order) {
 	if h.order.Epoch > o.Epoch {
 		h.job = nil
 		h.consider()
+		return
+	}
+	if why := h.mayFollow(o); why != "" {
+		h.fail(node.StateRefused, "diverged from the leader: "+why)
+		h.jobEnded()
 		return
 	}
 	h.data.standby = o.Role == node.RoleStandby

@@ -12,6 +12,7 @@ import (
 	"controld/internal/cluster"
 	"controld/internal/node"
 	"controld/internal/pgcontrol"
+	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
 
@@ -232,6 +233,16 @@ func (v volumes) HasWAL(n cluster.Node, lsn wal.LSN, _ int64) (yes bool, err err
 func (v volumes) HasHistory(n cluster.Node, t wal.Timeline) (yes bool, err error) {
 	err = v.read("Volumes.HasHistory", n, func(h *host) error { yes = h.data != nil && h.data.history[t]; return nil })
 	return yes, err
+}
+
+func (v volumes) Compare(ctx context.Context, n, leader cluster.Node, _ int64) (c pgwal.Comparison, err error) {
+	err = v.p.locked(ctx, "Volumes.Compare "+n.Name, func() error {
+		if c = compare(v.p.w.host(n.Name), v.p.w.host(leader.Name)); v.p.w.host(n.Name).unreadable {
+			c = pgwal.Comparison{Relation: pgwal.Unknown, Why: "its volume cannot be read"}
+		}
+		return nil
+	})
+	return c, err
 }
 
 type servers struct{ p *Process }

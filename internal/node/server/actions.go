@@ -18,6 +18,7 @@ import (
 	"controld/internal/node"
 	"controld/internal/node/child"
 	"controld/internal/pgcontrol"
+	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
 
@@ -27,21 +28,10 @@ func (n *Init) carryOut(ctx context.Context, o node.Order, lock *os.File) error 
 	if err := n.upstreamAnswers(ctx, o); err != nil {
 		return err
 	}
-	destructive := o.Action != node.ActionDiscard
-	unfinished := n.status.get().Unfinished
-	if destructive {
-		unfinished = o.Action
-	}
 	if err := n.status.update(func(s *node.Status) {
 		s.Epoch, s.State, s.Role, s.PID, s.Error = o.Epoch, node.StateWorking, node.RoleNone, 0, ""
-		s.Unfinished = unfinished
 	}); err != nil {
 		return err
-	}
-	if destructive {
-		if err := n.setMarker(o.Action); err != nil {
-			return err
-		}
 	}
 	n.log.Info("action begins", "epoch", o.Epoch, "action", o.Action)
 	began := time.Now()
@@ -52,13 +42,25 @@ func (n *Init) carryOut(ctx context.Context, o node.Order, lock *os.File) error 
 	if err := n.status.update(func(s *node.Status) { s.ActionEpoch = o.Epoch }); err != nil {
 		return err
 	}
-	if !destructive {
+	if o.Action == node.ActionDiscard { // it overwrites nothing
 		return nil
 	}
 	if err := n.removeMarker(); err != nil {
 		return err
 	}
-	return n.status.update(func(s *node.Status) { s.Unfinished = "" })
+	if err := n.removeCopies(); err != nil {
+		return err
+	}
+	return n.status.update(func(s *node.Status) { s.Unfinished, s.Compared = "", nil })
+}
+
+// beginOverwrite notes, before an action changes the first byte of the data, that
+// the data is no whole one until the action has ended.
+func (n *Init) beginOverwrite(a node.Action) error {
+	if err := n.status.update(func(s *node.Status) { s.Unfinished = a }); err != nil {
+		return err
+	}
+	return n.setMarker(a)
 }
 
 // upstreamAnswers makes sure, before anything is overwritten, that there is
@@ -105,6 +107,9 @@ func (n *Init) action(a node.Action) func(context.Context, node.Order, *os.File)
 
 // initDB makes a cluster with controld's roles in it.
 func (n *Init) initDB(ctx context.Context, _ node.Order, lock *os.File) error {
+	if err := n.beginOverwrite(node.ActionInitDB); err != nil {
+		return err
+	}
 	if err := n.wipe(); err != nil {
 		return err
 	}
@@ -116,30 +121,20 @@ func (n *Init) initDB(ctx context.Context, _ node.Order, lock *os.File) error {
 	return n.bootstrap(ctx, lock)
 }
 
-// baseBackup copies the upstream into an empty data directory.
-func (n *Init) baseBackup(ctx context.Context, o node.Order, lock *os.File) error {
-	if err := n.wipe(); err != nil {
-		return err
-	}
-	args := []string{"-D", n.cfg.dataDir(), "-X", "stream", "-c", "fast", "--no-password", "--progress", "--verbose",
-		"-d", n.conninfo(*o.Upstream, "replicator", "")}
-	if o.Slot != "" {
-		args = append(args, "-S", o.Slot)
-	}
-	if err := n.tool(ctx, lock, "pg_basebackup", args...); err != nil {
-		return err
-	}
-	return n.setRole(node.RoleStandby)
-}
-
 // rewind makes the data directory follow the upstream's history. pg_rewind
 // refuses a directory with standby.signal; the marker and the order are the
 // fence while there is none. The order's settings hold a restore_command for it.
 func (n *Init) rewind(ctx context.Context, o node.Order, lock *os.File) error {
+	if err := n.mayRewind(ctx, o); err != nil {
+		return err
+	}
+	if err := n.beginOverwrite(o.Action); err != nil {
+		return err
+	}
 	if err := n.removeStale(); err != nil {
 		return err
 	}
-	if err := n.setRole(node.RolePrimary); err != nil {
+	if err := n.setRole(n.cfg.dataDir(), node.RolePrimary); err != nil {
 		return err
 	}
 	if err := n.tool(ctx, lock, "pg_rewind", "--target-pgdata="+n.cfg.dataDir(), "--progress", "--restore-target-wal",
@@ -147,7 +142,7 @@ func (n *Init) rewind(ctx context.Context, o node.Order, lock *os.File) error {
 		"--config-file="+filepath.Join(n.cfg.OrderDir, "postgresql.conf")); err != nil {
 		return err
 	}
-	return n.setRole(node.RoleStandby)
+	return n.setRole(n.cfg.dataDir(), node.RoleStandby)
 }
 
 // conninfo says how to reach the other node; the password is in a file.
@@ -181,7 +176,7 @@ func (n *Init) discard(ctx context.Context, o node.Order, _ *os.File) error {
 	if err := mayDiscard(o, control); err != nil {
 		return err
 	}
-	walDir := filepath.Join(n.cfg.dataDir(), "pg_wal")
+	walDir := filepath.Join(n.cfg.dataDir(), pgwal.DirName)
 	removed := 0
 	for _, dir := range []string{walDir, filepath.Join(walDir, "archive_status")} {
 		entries, err := os.ReadDir(dir)

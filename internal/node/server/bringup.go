@@ -42,6 +42,9 @@ func (n *Init) bringUp(ctx context.Context, o node.Order) (*child.Process, error
 	} else if n.salvageWanted(o) {
 		_, _ = n.salvage(ctx, o) // reported; the standby starts without it as well
 	}
+	if err := n.mayFollow(ctx, o); err != nil {
+		return nil, err
+	}
 	return n.start(ctx, o, lock)
 }
 
@@ -82,6 +85,10 @@ func (n *Init) allowed(o node.Order) error {
 		return n.dataDirEmpty()
 	case errors.Is(controlErr, pgcontrol.ErrNoCluster):
 		return refuse("nothing to start: %w", controlErr)
+	case o.Role == node.RolePrimary && controlErr == nil && n.inRecovery() && control.State.Recovering():
+		// Started without its signal file it would end its recovery on the
+		// timeline that it followed, and write there beside whoever leads on it.
+		return refuse("the data is a standby's (%s): a start does not make it lead, only a promotion does", control.State)
 	case wanted && o.Action == node.ActionDiscard && controlErr == nil:
 		return mayDiscard(o, control)
 	}
@@ -164,7 +171,7 @@ func (n *Init) start(ctx context.Context, o node.Order, lock *os.File) (*child.P
 	if err := n.removeStale(); err != nil {
 		return nil, fmt.Errorf("remove stale files: %w", err)
 	}
-	if err := n.setRole(o.Role); err != nil {
+	if err := n.setRole(n.cfg.dataDir(), o.Role); err != nil {
 		return nil, fmt.Errorf("set role: %w", err)
 	}
 	if o.Role == node.RolePrimary {
@@ -214,9 +221,10 @@ func (n *Init) removeStale() error {
 	return nil
 }
 
-// setRole makes the signal files say what the server is to be, durably.
-func (n *Init) setRole(r node.Role) error {
-	standby := filepath.Join(n.cfg.dataDir(), standbySignal)
+// setRole makes the signal files in a data directory say what its server is to
+// be, durably.
+func (n *Init) setRole(dataDir string, r node.Role) error {
+	standby := filepath.Join(dataDir, standbySignal)
 	if r == node.RoleStandby {
 		if _, err := os.Lstat(standby); err == nil {
 			return nil
@@ -228,11 +236,11 @@ func (n *Init) setRole(r node.Role) error {
 		if err := errors.Join(f.Chown(n.cfg.UID, n.cfg.GID), f.Sync(), f.Close()); err != nil {
 			return err
 		}
-		return node.SyncDir(n.cfg.dataDir())
+		return node.SyncDir(dataDir)
 	}
 	removed := false
 	for _, name := range []string{standbySignal, recoverySignal} {
-		err := os.Remove(filepath.Join(n.cfg.dataDir(), name))
+		err := os.Remove(filepath.Join(dataDir, name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -241,5 +249,5 @@ func (n *Init) setRole(r node.Role) error {
 	if !removed {
 		return nil
 	}
-	return node.SyncDir(n.cfg.dataDir())
+	return node.SyncDir(dataDir)
 }

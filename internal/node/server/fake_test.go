@@ -15,6 +15,7 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/node/child"
+	"controld/internal/pgwal"
 )
 
 // The test binary is the fake PostgreSQL too: started under the name of one of
@@ -225,6 +226,10 @@ func newBench(t *testing.T) *bench {
 	dir := t.TempDir()
 	cfg := DefaultConfig(filepath.Join(dir, "node1"))
 	cfg.Reach = func(context.Context, string) error { return nil }
+	cfg.Compare = func(context.Context, string, string) (pgwal.Comparison, error) {
+		return pgwal.Comparison{Relation: pgwal.Past, Why: "it went on"}, nil
+	}
+	cfg.Space = func(string) (int64, int64, error) { return 1 << 40, 1 << 41, nil }
 	cfg.OrderDir, cfg.SecretsDir, cfg.OwnSecretsDir, cfg.BinDir = t.TempDir(), secrets, filepath.Join(dir, "own"), bin
 	cfg.SocketDirs = []string{filepath.Join(cfg.NodeDir, node.SocketDir)}
 	cfg.UID, cfg.GID = os.Geteuid(), os.Getegid()

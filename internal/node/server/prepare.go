@@ -15,6 +15,9 @@ import (
 // prepare makes the volume ready for orders: folders, lock file, secrets, and
 // the status that the container's start leaves of the one before.
 func (n *Init) prepare() error {
+	if err := n.settleSwap(); err != nil {
+		return fmt.Errorf("prepare node: end a base backup: %w", err)
+	}
 	if err := n.makeFolders(); err != nil {
 		return fmt.Errorf("prepare node: %w", err)
 	}

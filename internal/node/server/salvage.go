@@ -1,9 +1,7 @@
 package server
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +18,7 @@ import (
 	"controld/internal/node"
 	"controld/internal/node/child"
 	"controld/internal/pgcontrol"
+	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
 
@@ -35,7 +34,7 @@ func (n *Init) salvageWanted(o node.Order) bool {
 // salvage fetches the dead node's WAL and reports it at once: clients wait.
 func (n *Init) salvage(ctx context.Context, o node.Order) (*child.Process, error) {
 	began := time.Now()
-	s := salvager{from: o.Salvage, to: filepath.Join(n.cfg.dataDir(), "pg_wal"), uid: n.cfg.UID, gid: n.cfg.GID}
+	s := salvager{from: o.Salvage, to: filepath.Join(n.cfg.dataDir(), pgwal.DirName), uid: n.cfg.UID, gid: n.cfg.GID}
 	err := s.run(ctx)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -85,7 +84,7 @@ func (s *salvager) run(ctx context.Context) error {
 	if control, err := pgcontrol.Read(s.from.DataDir); err == nil {
 		s.newest = control.Timeline()
 	}
-	source := filepath.Join(s.from.DataDir, "pg_wal")
+	source := filepath.Join(s.from.DataDir, pgwal.DirName)
 	entries, err := os.ReadDir(source)
 	if err != nil {
 		return fmt.Errorf("salvage: %w", err)
@@ -185,7 +184,7 @@ func (s *salvager) series(source string, entries []fs.DirEntry) ([]fs.DirEntry, 
 		if !ok || timeline < s.from.FromTimeline || timeline > s.newest || number < first {
 			continue
 		}
-		isIt, err := isSegment(filepath.Join(source, e.Name()), number, size)
+		isIt, err := pgwal.IsSegment(filepath.Join(source, e.Name()), number, size)
 		if err != nil {
 			return nil, fmt.Errorf("salvage %s: %w", e.Name(), err)
 		}
@@ -200,16 +199,6 @@ func (s *salvager) series(source string, entries []fs.DirEntry) ([]fs.DirEntry, 
 		}
 	}
 	return out, nil
-}
-
-func isSegment(path string, number wal.SegmentNumber, size int64) (bool, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	address, err := pageAddress(f)
-	return err == nil && address == number.Start(size), err
 }
 
 // differs: the segment is missing here, or another one than the dead node's.
@@ -232,7 +221,7 @@ func (s *salvager) differs(path string) (bool, error) {
 		return false, err
 	}
 	defer ours.Close()
-	same, err := commonPrefix(theirs, ours)
+	same, err := pgwal.CommonPrefix(theirs, ours, 0, size)
 	if err != nil || same == size {
 		return false, err
 	}
@@ -240,48 +229,10 @@ func (s *salvager) differs(path string) (bool, error) {
 	// file, byte for byte, or it is not the WAL that the standby follows. A
 	// recycled file of our own holds nothing of that kind.
 	known := int64(s.from.FromLSN) - int64(number.Start(size))
-	if address, err := pageAddress(ours); err == nil && address == number.Start(size) && same < known {
+	if address, err := pgwal.PageAddress(ours); err == nil && address == number.Start(size) && same < known {
 		return false, fmt.Errorf("differs from the own file at byte %d, before %s: not the same history", same, s.from.FromLSN)
 	}
 	return true, nil
-}
-
-// pageAddress reads the position that the first page of a segment says it is
-// at (xlp_pageaddr); 0 for a file without one.
-func pageAddress(f *os.File) (wal.LSN, error) {
-	var b [8]byte
-	if _, err := f.ReadAt(b[:], 8); errors.Is(err, io.EOF) {
-		return 0, nil
-	} else if err != nil {
-		return 0, err
-	}
-	return wal.LSN(binary.LittleEndian.Uint64(b[:])), nil
-}
-
-// commonPrefix counts the bytes in which two files begin alike.
-func commonPrefix(a, b *os.File) (int64, error) {
-	const chunk = 256 << 10
-	bufA, bufB := make([]byte, chunk), make([]byte, chunk)
-	for at := int64(0); ; at += chunk {
-		n, errA := a.ReadAt(bufA, at)
-		m, errB := b.ReadAt(bufB, at)
-		for _, err := range []error{errA, errB} {
-			if err != nil && !errors.Is(err, io.EOF) {
-				return 0, err
-			}
-		}
-		short := min(n, m)
-		if !bytes.Equal(bufA[:short], bufB[:short]) {
-			for i := range short {
-				if bufA[i] != bufB[i] {
-					return at + int64(i), nil
-				}
-			}
-		}
-		if short < chunk {
-			return at + int64(short), nil
-		}
-	}
 }
 
 // copyFile puts a copy of path into pg_wal, whole or not at all. The kernel

@@ -19,6 +19,7 @@ import (
 	"controld/internal/node"
 	"controld/internal/node/child"
 	"controld/internal/pgcontrol"
+	"controld/internal/pgwal"
 )
 
 // Config says where an init finds things and how patient it is.
@@ -40,6 +41,10 @@ type Config struct {
 
 	// Reach tries whether the server that conninfo leads to lets us in.
 	Reach func(ctx context.Context, conninfo string) error
+	// Compare holds the WAL of one data directory against the leader's.
+	Compare func(ctx context.Context, own, leader string) (pgwal.Comparison, error)
+	// Space is what is left on a folder's file system, and its size.
+	Space func(dir string) (freeBytes, totalBytes int64, err error)
 }
 
 // DefaultConfig is the configuration in the containers, for the node whose
@@ -61,6 +66,10 @@ func DefaultConfig(nodeDir string) Config {
 		Stdout:        os.Stdout,
 		Stderr:        os.Stderr,
 		Reach:         reach,
+		Compare: func(ctx context.Context, own, leader string) (pgwal.Comparison, error) {
+			return pgwal.Compare(ctx, own, leader, 0)
+		},
+		Space: node.Space,
 	}
 }
 

@@ -20,7 +20,7 @@ var (
 	standby = node.Order{Role: node.RoleStandby}
 	none    = node.Order{Role: node.RoleNone}
 	backup  = node.Order{Role: node.RoleStandby, Action: node.ActionBaseBackup, Upstream: &node.Upstream{Host: "other", Port: 5432}}
-	rewound = node.Order{Role: node.RoleStandby, Action: node.ActionRewind, Upstream: &node.Upstream{Host: "other", Port: 5432}}
+	rewound = node.Order{Role: node.RoleStandby, Action: node.ActionRewind, Upstream: &node.Upstream{Host: "other", Port: 5432}, LeaderDir: "/other/data"}
 )
 
 func TestStartAndStopByOrder(t *testing.T) {
@@ -270,6 +270,7 @@ func TestOrdersWhileAServerStops(t *testing.T) {
 
 func TestAnActionIsKilledWhenTheOrderChanges(t *testing.T) {
 	b := newBench(t)
+	b.full()
 	b.run()
 	b.put(toolHangFile)
 	b.give(backup)

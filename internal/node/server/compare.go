@@ -1,0 +1,66 @@
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"controld/internal/node"
+	"controld/internal/pgwal"
+)
+
+// mayFollow holds the node's WAL against the leader's, and lets no server start
+// that has WAL of its own where the leader has other: streaming begins at the
+// first byte of a segment and would write over what tells the two apart. The
+// lock is held, so the own WAL does not change.
+func (n *Init) mayFollow(ctx context.Context, o node.Order) error {
+	if o.Role != node.RoleStandby {
+		return nil
+	}
+	if o.LeaderDir == "" {
+		return n.notDiverged()
+	}
+	c, err := n.cfg.Compare(ctx, n.cfg.dataDir(), o.LeaderDir)
+	if err != nil {
+		return err
+	}
+	n.log.Info("compared with the leader", "epoch", o.Epoch, "relation", c.Relation, "end", c.End, "bytes", c.Bytes, "why", c.Why)
+	if c.Relation == pgwal.Unknown {
+		if err := n.notDiverged(); err != nil {
+			return err
+		}
+	}
+	if err := n.status.update(func(s *node.Status) { s.Compared = &c }); err != nil {
+		return fmt.Errorf("note what the WAL was compared with: %w", err)
+	}
+	return n.notDiverged()
+}
+
+// notDiverged refuses to start a standby that was found to have diverged.
+func (n *Init) notDiverged() error {
+	if why := n.status.get().Diverged(); why != "" {
+		return refuse("diverged from the leader: %s. It does not start until it is copied anew: order a basebackup", why)
+	}
+	return nil
+}
+
+// mayRewind refuses pg_rewind to a node that did not go on where the leader's
+// timeline branched off. pg_rewind lets a server that was not shut down end its
+// recovery, which writes WAL on the timeline that it is on: where that is the
+// leader's, the two have other WAL at one position, which pg_rewind does not
+// notice and the next failover would lose commits by.
+func (n *Init) mayRewind(ctx context.Context, o node.Order) error {
+	if o.LeaderDir == "" {
+		return refuse("the order does not say where the leader's WAL is, so that nobody can tell whether there is anything to take back: nothing was changed")
+	}
+	c, err := n.cfg.Compare(ctx, n.cfg.dataDir(), o.LeaderDir)
+	if err != nil {
+		return err
+	}
+	switch c.Relation {
+	case pgwal.Past:
+		return nil
+	case pgwal.Same:
+		return refuse("there is nothing to take back: the leader has all WAL of this node, up to %s. Nothing was changed: order it to follow, or a basebackup", c.End)
+	}
+	return refuse("%s. Nothing was changed: order a basebackup", c.Why)
+}
