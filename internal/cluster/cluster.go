@@ -5,7 +5,6 @@
 package cluster
 
 import (
-	"fmt"
 	"iter"
 	"path/filepath"
 	"time"
@@ -67,9 +66,9 @@ type NodeState struct {
 	ServerErr  string
 	Late       bool // it did not answer in time just now; Server is what it said before
 	Full       bool // it has no connection left for controld; Server is what it said before
-	// Ahead: asked after it, the primary had written less on the same timeline
-	// than this standby has.
-	Ahead bool
+	// OtherWAL says how this standby's WAL is not the primary's, as far as controld
+	// has found that out; empty: it has not.
+	OtherWAL string
 }
 
 // A Tristate is an answer that may be missing.
@@ -108,13 +107,10 @@ func (s NodeState) Timeline() wal.Timeline {
 // Diverged says how the node's WAL is not the primary's; empty: nothing is known
 // of that kind. Such a node never leads, and is copied anew.
 func (s NodeState) Diverged() string {
-	switch why := s.Init.Diverged(); {
-	case why != "":
+	if why := s.Init.Diverged(); why != "" {
 		return why
-	case s.Ahead:
-		return fmt.Sprintf("it has WAL up to %s, more than the primary has written", s.Server.Received)
 	}
-	return ""
+	return s.OtherWAL
 }
 
 // Dead reports whether it is proved that no process of the node's server is left.

@@ -61,6 +61,10 @@ func scenarios() []scenario {
 	}
 	return []scenario{
 		{name: "planned", run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
+		{name: "planned, no way back", ready: func(l *lab) {
+			l.w.Do(first, func(h *clustertest.Host) { h.Fail(node.ActionNone, true) })
+			l.w.Do(second, (*clustertest.Host).Conflict)
+		}, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned}), again: askAgain(false)},
 		{name: "planned, sync", set: sync, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
 		{name: "planned, strict", set: func(s *cluster.Settings) { s.Replication = cluster.Strict }, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
 		{name: "failback", ready: func(l *lab) {
@@ -91,6 +95,8 @@ func scenarios() []scenario {
 			diverged(l)
 			l.w.Do(second, func(h *clustertest.Host) { h.Fail(node.ActionRewind, true) })
 		}, run: rejoin("")},
+		{name: "rejoin, of one that wrote beside the primary", ready: hurt(second, func(h *clustertest.Host) { h.Crash(); h.Diverge() }), run: rejoin("")},
+		{name: "rejoin, rewind of one that has nothing to take back", ready: hurt(second, (*clustertest.Host).Crash), run: rejoin(cluster.MethodRewind)},
 		{name: "rejoin, by base backup", run: rejoin(cluster.MethodBaseBackup)},
 		{name: "align", ready: func(l *lab) {
 			o := l.w.Process().Outside()

@@ -63,7 +63,7 @@ type failoverState struct {
 	Unprotected int64        `json:"unprotected_ms"`
 	Proof       string       `json:"proof"` // emergency: what proved the death
 	// NoWayBack says why the old primary of a planned failover could not be
-	// started again; empty: it was not tried, or it could.
+	// started again; empty: that was not tried, or it could.
 	NoWayBack string `json:"no_way_back"`
 
 	pausedAt, resumedAt time.Time // of this process: pauses are measured, not journalled
@@ -82,6 +82,8 @@ type failover struct {
 	heldSince time.Time
 	pointed   chan error // the pooler's new configuration, written beside the stop
 	paused    chan error // an emergency's PAUSE, sent and not awaited
+	// wentOn: this process has gone on once where there was no way back.
+	wentOn bool
 	// stopPause ends that PAUSE; set with paused.
 	stopPause context.CancelFunc
 }

@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -459,6 +460,152 @@ func TestAStandbyThatDoesNotComeUpKeepsItsData(t *testing.T) {
 			h.Fail(node.ActionNone, false)
 		})
 		l.settle("what kept it down was mended")
+	})
+}
+
+// A standby that was killed and is rewound by request wrote on the primary's
+// timeline once, and the next failover lost what the primary had written there.
+func TestARewindOfAFollowerLosesNothing(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(second, (*clustertest.Host).Crash)
+		rec := l.await(l.now.m.Rejoin(context.Background(), second, cluster.MethodRewind, "", test))
+		l.want(rec, operation.Succeeded)
+		if rec.Result["method"] != "follow" {
+			l.t.Errorf("method %v", rec.Result["method"])
+		}
+		time.Sleep(5 * time.Second)
+		l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
+		l.leads(second)
+		l.settle("the failover")
+	})
+}
+
+// A standby with WAL of its own never leads, planned or not, says so, and is
+// copied anew where it can be.
+func TestADivergedStandbyNeverLeads(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(second, func(h *clustertest.Host) {
+			h.Fail(node.ActionBaseBackup, true)
+			h.Crash()
+			h.Diverge()
+		})
+		time.Sleep(time.Minute)
+		if h := l.now.m.Health(); h.Reason != "diverged" || h.Status != cluster.HealthDegraded {
+			l.t.Errorf("health %+v", h)
+		}
+		if lag, known := l.now.m.View().LagBytes(second); known {
+			l.t.Errorf("a lag of %d bytes", lag)
+		}
+		for _, mode := range []string{cluster.ModePlanned, cluster.ModeEmergency, ""} {
+			rec := failover(l, cluster.FailoverRequest{Mode: mode})
+			l.want(rec, operation.Refused)
+			if !strings.Contains(rec.Problem.Detail, "diverged") {
+				l.t.Errorf("mode %q: %s", mode, rec.Problem.Detail)
+			}
+		}
+		l.w.Do(second, func(h *clustertest.Host) { h.Fail(node.ActionBaseBackup, false) })
+		l.settleWithin("what kept it from being copied was mended", 10*time.Minute)
+		if rec := lastOf(l, cluster.KindRejoin); rec.Result["method"] != "base backup" {
+			l.t.Errorf("rejoined by %v", rec.Result["method"])
+		}
+	})
+}
+
+func lastOf(l *lab, kind string) operation.Record {
+	recs, _, err := l.now.ops.List(operation.Filter{Kind: kind, State: operation.Succeeded, Limit: 1})
+	if err != nil || len(recs) != 1 {
+		l.t.Fatalf("%d operations of kind %s (%v)", len(recs), kind, err)
+	}
+	return recs[0]
+}
+
+// A running standby whose WAL is not the primary's, of which its init knows
+// nothing, is refused by the comparison.
+func TestAFailoverLooksAtTheWALOnceMore(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(true) })
+		time.Sleep(time.Second)
+		l.w.Do(second, (*clustertest.Host).Diverge)
+		l.w.Do(first, (*clustertest.Host).Crash)
+		rec := failover(l, cluster.FailoverRequest{})
+		l.want(rec, operation.Refused)
+		if rec.Problem.Type != "/problems/diverged" || !strings.Contains(rec.Problem.Detail, "controld start "+first) {
+			l.t.Errorf("%+v", rec.Problem)
+		}
+		l.want(l.await(l.now.m.StartNode(context.Background(), first, "", test)), operation.Succeeded)
+		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(false) })
+		l.settleWithin("the start", 10*time.Minute)
+	})
+}
+
+// Where the old primary of a planned failover does not start again, and the
+// candidate lacks what it wrote last, the candidate gets that and leads.
+func TestNoWayBackLosesNothing(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.counted(func(_ context.Context, call string, do func() error) error {
+			if strings.HasPrefix(call, "Volumes.WriteOrder none "+first) {
+				l.w.Do(first, func(h *clustertest.Host) { h.Fail(node.ActionNone, true) })
+				l.w.Do(second, func(h *clustertest.Host) { h.Deaf(true) })
+			}
+			return do()
+		})
+		rec := failover(l, cluster.FailoverRequest{Mode: cluster.ModePlanned})
+		l.want(rec, operation.Succeeded)
+		l.leads(second)
+		if why, _ := rec.Result["old_primary_failed"].(string); !strings.Contains(why, "ended by itself") {
+			l.t.Errorf("result %v", rec.Result)
+		}
+		if len(l.w.Failed()) > 0 {
+			l.t.Errorf("failed: %v", l.w.Failed())
+		}
+		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(false) })
+		l.restart(nil)
+		l.look()
+		l.settleWithin("the failover", 10*time.Minute)
+	})
+}
+
+// Where neither can lead, that is what is said, with who could.
+func TestNobodyLeadsIsSaid(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.counted(func(_ context.Context, call string, do func() error) error {
+			if strings.HasPrefix(call, "Volumes.WriteOrder none "+first) {
+				l.w.Do(first, func(h *clustertest.Host) { h.Fail(node.ActionNone, true) })
+				l.w.Do(second, (*clustertest.Host).Crash)
+				l.w.Do(second, func(h *clustertest.Host) { h.Fail(node.ActionNone, true) })
+			}
+			return do()
+		})
+		rec := failover(l, cluster.FailoverRequest{Mode: cluster.ModePlanned})
+		l.want(rec, operation.Incomplete)
+		if rec.EndedAt.IsZero() || !strings.Contains(rec.Problem.Detail, "nobody leads: "+first+" holds all that was acknowledged: controld start "+first) {
+			l.t.Errorf("%+v", rec.Problem)
+		}
+		for _, name := range []string{first, second} {
+			l.w.Do(name, func(h *clustertest.Host) { h.Fail(node.ActionNone, false) })
+		}
+		l.want(l.await(l.now.m.StartNode(context.Background(), first, "", test)), operation.Succeeded)
+		l.restart(nil)
+		l.look()
+		l.settleWithin("the start", 10*time.Minute)
+	})
+}
+
+// A standby that is made to lead by a start, where the journal is lost, begins a
+// timeline of its own.
+func TestAStartOfAStandbyPromotesIt(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.w.Do(first, func(h *clustertest.Host) { h.Crash(); h.Wipe() })
+		time.Sleep(2 * time.Second)
+		l.now.stop(l.t)
+		l.dir = l.t.TempDir() // the journal is lost
+		l.boot(nil)
+		rec := l.await(l.now.m.StartNode(context.Background(), second, "", test))
+		l.want(rec, operation.Succeeded)
+		if fmt.Sprint(rec.Result["timeline"]) != "2" {
+			l.t.Errorf("timeline %v, want 2", rec.Result["timeline"])
+		}
+		l.leads(second)
 	})
 }
 

@@ -76,6 +76,7 @@ type Manager struct {
 	viewMu     sync.Mutex   // keeps an observation from putting back an older order
 	quietUntil atomic.Int64 // unix nanoseconds: no logins for observation before
 	rate       rateMeter
+	otherWAL   findings
 	stuck      atomic.Pointer[string] // why the start found no primary
 
 	mu       sync.Mutex

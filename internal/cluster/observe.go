@@ -55,6 +55,9 @@ func (m *Manager) observe(ctx context.Context, limit time.Duration, quiet, patie
 	wg.Go(func() { v.Pooler = m.observePooler(ctx); elsewhere[0] = time.Since(began) })
 	wg.Go(func() { v.Redis = m.observeRedis(ctx); elsewhere[1] = time.Since(began) })
 	wg.Wait()
+	for i, n := range m.set.Nodes {
+		v.Nodes[i].OtherWAL = m.otherWAL.of(n)
+	}
 	if !quiet {
 		m.findAhead(ctx, &v)
 	}
@@ -84,7 +87,9 @@ func (m *Manager) findAhead(ctx context.Context, v *View) {
 		sessions := sessionCache{servers: m.out.Servers}
 		pos, err := sessions.position(ctx, leader.Node)
 		sessions.closeAll()
-		s.Ahead = err == nil && !pos.InRecovery && aheadOf(*s, pos.Timeline, pos.Flushed)
+		if err == nil && !pos.InRecovery && aheadOf(*s, pos.Timeline, pos.Flushed) {
+			s.OtherWAL = fmt.Sprintf("it has WAL up to %s, more than the primary has written", s.Server.Received)
+		}
 	}
 }
 

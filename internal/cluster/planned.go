@@ -398,8 +398,8 @@ func (f *failover) restartOld(ctx context.Context, s *failoverState) error {
 	bounded, cancel := context.WithTimeout(ctx, serveDeadline)
 	defer cancel()
 	err := f.serve(bounded, s, from)
-	if err != nil && s.NoWayBack == "" && f.mayGoOn(ctx, s) {
-		s.NoWayBack = err.Error()
+	if err != nil && !f.wentOn && f.mayGoOn(ctx, s) {
+		f.wentOn, s.NoWayBack = true, err.Error()
 		f.m.log.Error("the old primary does not start again: the candidate is promoted after all", "node", from.Name, "err", err)
 		return fmt.Errorf("%w: %w", err, operation.ErrGoOn)
 	}

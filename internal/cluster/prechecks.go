@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"controld/internal/operation"
@@ -104,6 +105,7 @@ func (m *Manager) sameWALCheck(to, from NodeState) operation.Check {
 		return divergedCheck(to, why)
 	}
 	c := m.compare(to.Node, from.Node)
+	m.otherWAL.note(to.Node, c)
 	switch c.Relation {
 	case pgwal.Same:
 		return check("same-wal", true, "diverged", map[string]any{"compared_bytes": c.Bytes}, "the WAL of %s is that of %s: the last %d bytes, up to %s, were compared", to.Node.Name, from.Node.Name, c.Bytes, c.End)
@@ -127,6 +129,35 @@ func (m *Manager) compare(n, leader Node) pgwal.Comparison {
 		return pgwal.Comparison{Relation: pgwal.Unknown, Why: err.Error()}
 	}
 	return c
+}
+
+// findings are the nodes whose WAL was found not to be the primary's, with how.
+// They hold until the node is in order again; after a restart the next rejoin
+// finds out anew.
+type findings struct {
+	mu  sync.Mutex
+	why map[string]string
+}
+
+// note keeps what was found of n. What cannot be told changes nothing.
+func (f *findings) note(n Node, c pgwal.Comparison) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch c.Relation {
+	case pgwal.Diverged:
+		if f.why == nil {
+			f.why = map[string]string{}
+		}
+		f.why[n.Name] = c.Why
+	case pgwal.Same:
+		delete(f.why, n.Name)
+	}
+}
+
+func (f *findings) of(n Node) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.why[n.Name]
 }
 
 func reverseRoom(from, to NodeState) bool {

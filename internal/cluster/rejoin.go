@@ -222,6 +222,7 @@ func (r *rejoin) compare(ctx context.Context, s *rejoinState) error {
 	if err != nil {
 		return err
 	}
+	r.m.otherWAL.note(r.node, c)
 	s.Relation, s.Why = c.Relation, c.Why
 	if status, err := r.m.out.Volumes.Status(r.node); err == nil && status.Diverged() != "" {
 		s.Relation, s.Why = pgwal.Diverged, status.Diverged() // its init has seen what may not be there any more
@@ -376,6 +377,7 @@ func (r *rejoin) settle(ctx context.Context, s *rejoinState, rung string, deadli
 		return nil
 	}
 	s.Rung = rung
+	r.m.otherWAL.note(r.node, pgwal.Comparison{Relation: pgwal.Same}) // its init has compared it, or it is a copy
 	return nil
 }
 

@@ -16,7 +16,7 @@ type State string
 
 // The states of an operation. Running and Incomplete are open: work goes on.
 // Incomplete has failed past its point of no return and is being retried; or,
-	// with an end, it was given up there, or its undoing has left nobody to lead.
+// with an end, it was given up there, or its undoing has left nobody to lead.
 const (
 	Running    State = "running"
 	Succeeded  State = "succeeded"

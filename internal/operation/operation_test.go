@@ -210,6 +210,12 @@ func TestSteps(t *testing.T) {
 		{"a panic", map[string]func(context.Context) error{"c": func(context.Context) error { panic("oh") }}, nil, Undone, "a b c " + undoOfC, "internal fault: oh"},
 		{"a panic in an undo", map[string]func(context.Context) error{"c": failing, "undo c": func(context.Context) error { panic("oh") }}, nil, Undone, "a b c " + undoOfC, "internal fault: oh"},
 		{"the leap fails and was none", map[string]func(context.Context) error{"leap": failing}, nil, Undone, "a b c leap undo leap " + undoOfC, "leap: boom"},
+		{"what cannot be taken back is gone on from", map[string]func(context.Context) error{
+			"leap": times(1, errBoom), "undo b": func(context.Context) error { return fmt.Errorf("%w: b", ErrGoOn) },
+		}, nil, Succeeded, "a b c leap undo leap undo c undo b c leap d e", ""},
+		{"gone on, and failed again", map[string]func(context.Context) error{
+			"leap": failing, "undo b": times(1, ErrGoOn),
+		}, nil, Undone, "a b c leap undo leap undo c undo b c leap undo leap " + undoOfC, "leap: boom"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			onBench(t, func(b *bench) {
@@ -230,6 +236,59 @@ func TestSteps(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What an undo has left may be nothing to leave it at, whatever failed.
+func TestWhatAnUndoHasLeft(t *testing.T) {
+	refusing := func(context.Context) error { return Refuse("no-candidate", nil, "none") }
+	for _, do := range []map[string]func(context.Context) error{{"c": failing}, {"c": refusing}, {"c": failing, "undo b": failing}} {
+		onBench(t, func(b *bench) {
+			s := &script{do: do}
+			s.policy.Left = func(context.Context, *scriptState) error { return errors.New("nobody leads: start a") }
+			rec := b.run(s)
+			if rec.State != Incomplete || rec.EndedAt.IsZero() || !strings.HasPrefix(rec.Problem.Detail, "nobody leads: start a") {
+				t.Errorf("%s %+v", rec.State, rec.Problem)
+			}
+			if open := b.m.Open(); len(open) > 0 {
+				t.Errorf("still open: %+v", open)
+			}
+		})
+	}
+	onBench(t, func(b *bench) {
+		s := &script{do: map[string]func(context.Context) error{"c": failing}}
+		s.policy.Left = func(context.Context, *scriptState) error { return nil }
+		if rec := b.run(s); rec.State != Undone {
+			t.Errorf("%s %+v", rec.State, rec.Problem)
+		}
+	})
+}
+
+// What was cancelled goes on as well, where there is no way back.
+func TestACancelledOperationGoesOn(t *testing.T) {
+	onBench(t, func(b *bench) {
+		at := make(chan struct{})
+		s := &script{do: map[string]func(context.Context) error{
+			"c": func(ctx context.Context) error {
+				select {
+				case <-at: // the second time
+					return nil
+				default:
+				}
+				close(at)
+				<-ctx.Done()
+				return ctx.Err()
+			},
+			"undo b": func(context.Context) error { return ErrGoOn },
+		}}
+		rec, err := b.start("failover", s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-at
+		if rec, err = b.m.Cancel(context.Background(), rec.ID, Caller{Name: "t"}); err != nil || rec.State != Succeeded || s.trace() != "a b c undo c undo b c leap d e" {
+			t.Errorf("%s after %q, %v", rec.State, s.trace(), err)
+		}
+	})
 }
 
 func TestPastThePointOfNoReturn(t *testing.T) {

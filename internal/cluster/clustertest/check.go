@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"controld/internal/cluster"
+	"controld/internal/pgwal"
 )
 
 // Faults are the things that must never have happened: a second primary, a
@@ -75,6 +76,9 @@ func (w *World) Wrong() []string {
 		wrong = append(wrong, fmt.Sprintf("%d acknowledged commits are not on %s", missing, leader.node.Name))
 	}
 	for _, h := range w.hosts {
+		if c := compare(h, leader); c.Relation == pgwal.Diverged {
+			wrong = append(wrong, fmt.Sprintf("%s and %s have other WAL from %s on, on one timeline", h.node.Name, leader.node.Name, c.At))
+		}
 		if h.server != nil && h.server.applied.Switching {
 			wrong = append(wrong, h.node.Name+" runs with the settings of a move")
 		}

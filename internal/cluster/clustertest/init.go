@@ -275,6 +275,7 @@ func (h *host) action(o node.Order) string {
 		}
 		h.data = u.data.clone()
 		h.data.standby = true
+		delete(h.failing, node.ActionNone) // its settings are the upstream's now
 		h.data.control.State = pgcontrol.StateInArchiveRecovery
 	}
 	return ""

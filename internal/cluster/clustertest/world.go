@@ -452,9 +452,12 @@ func (h *host) ship(u *host) {
 	h.replay()
 }
 
-// replay follows the WAL on disk.
+// replay follows the WAL on disk, as far as no reader holds it up.
 func (h *host) replay() {
 	d := h.data
+	if h.conflict {
+		return
+	}
 	d.replayed = len(d.wal)
 	if n := len(d.wal); n > 0 {
 		d.control.MinRecovery, d.control.MinRecoveryTimeline = d.wal[n-1].end, max(d.wal[n-1].timeline, d.control.MinRecoveryTimeline)
