@@ -32,7 +32,7 @@ const exitCodeHelp = `Exit codes:
   5  it failed past the point of no return: the daemon goes on retrying, or it
      was given up on request (the state incomplete with an end)
   6  the daemon does not answer, or the time of --timeout is over
-  7  no token, or one whose role does not suffice`
+  7  no token where one is needed, or a role that does not suffice`
 
 // A usageError is one of how the program was called.
 type usageError struct{ err error }
