@@ -109,5 +109,6 @@ var theScripts = []string{
 	"no files have changed since the last backup", "backup:YYYY-MM-DD_HH-MM-SS", "--no-online --force",
 	"etl.py", "loader.py", "indices_postgres.py", "BaseIMDb.sql", "ProcedimientosAlmacenados.sql", "MongoDB",
 	"wal_level", "wal_keep_size", "hot_standby", "max_wal_senders", "primary_conninfo", "restore_command", "synchronous_commit",
-	"GUIA_COMANDOS.md", "ManualTecnico.md", "Manual de usuario.md",
+	"GUIA_COMANDOS.md", //nolint:misspell // a Spanish word
+	"ManualTecnico.md", "Manual de usuario.md",
 }
