@@ -46,7 +46,7 @@ const (
 	operatorToken = "operator-secret-0002"
 )
 
-func startDaemon(t *testing.T) *daemon {
+func startDaemon(t *testing.T, change ...func(*api.Options)) *daemon {
 	t.Helper()
 	tokens, err := api.NewTokens(map[api.Role]string{api.Viewer: viewerToken, api.Operator: operatorToken})
 	if err != nil {
@@ -56,10 +56,14 @@ func startDaemon(t *testing.T) *daemon {
 	fake := apitest.New()
 	fake.Observed(at)
 	fake.Interval = 10 * 365 * 24 * time.Hour // the test's clock stands still
-	s, err := api.New(api.Options{
+	o := api.Options{
 		Cluster: fake, Operations: fake, Tokens: tokens, Nodes: fake.Nodes(), Interval: fake.Interval,
 		Log: slog.New(slog.DiscardHandler),
-	})
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	s, err := api.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,6 +259,33 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("called %v", calls)
 			}
 		})
+	}
+}
+
+// Where the daemon lets callers on its machine in, the commands need no token.
+func TestNoTokenNeeded(t *testing.T) {
+	d := startDaemon(t, func(o *api.Options) { o.Anonymous = api.Operator })
+	delete(d.env, "CONTROLD_TOKEN")
+	if out := d.run("failover"); out.code != 0 || d.fake.Caller.Name != "anonymous" {
+		t.Errorf("%+v, asked for by %q", out, d.fake.Caller.Name)
+	}
+	if out := d.run("status"); out.code != 0 {
+		t.Errorf("%+v", out)
+	}
+	if out := d.run("check"); !strings.Contains(out.stdout, "none is needed") {
+		t.Errorf("%+v", out)
+	}
+	d.env["CONTROLD_TOKEN"] = "guess"
+	if out := d.run("failover"); out.code != exitForbidden || !strings.Contains(out.stderr, "not known") {
+		t.Errorf("%+v", out)
+	}
+	viewer := startDaemon(t, func(o *api.Options) { o.Anonymous = api.Viewer })
+	delete(viewer.env, "CONTROLD_TOKEN")
+	if out := viewer.run("failover"); out.code != exitForbidden || !strings.Contains(out.stderr, "role operator") {
+		t.Errorf("%+v", out)
+	}
+	if out := viewer.run("status"); out.code != 0 {
+		t.Errorf("%+v", out)
 	}
 }
 

@@ -33,7 +33,7 @@ const exitCodeHelp = `Exit codes:
      goes on retrying. With an end it was given up there, or nobody leads, and it
      says who could
   6  the daemon does not answer, or the time of --timeout is over
-  7  no token, or one whose role does not suffice`
+  7  no token where one is needed, or a role that does not suffice`
 
 // A usageError is one of how the program was called.
 type usageError struct{ err error }

@@ -74,7 +74,8 @@ func (c *cli) root() *cobra.Command {
 "controld serve" is the daemon; every other command asks a daemon through its
 API. The daemon's address is CONTROLD_URL (http://127.0.0.1:8088 without it) and
 the token CONTROLD_TOKEN, or the content of the file --token-file names; a token
-is never given on the command line, where every process can read it.
+is never given on the command line, where every process can read it. On the
+daemon's own machine none is needed where its setting api.anonymous allows that.
 
 ` + exitCodeHelp,
 		Example: `  eval "$(make -s env)"        # CONTROLD_URL and CONTROLD_TOKEN

@@ -23,8 +23,8 @@ postgres.shared_buffers is CONTROLD_POSTGRES_SHARED_BUFFERS. docs/operating.md s
 a file with every key and its default.
 
 A key of the file that is not known is an error. So is a variable that begins with
-the name of a section (CONTROLD_POSTGRES_, _REPLICATION_, _FAILOVER_, _OBSERVE_,
-_POOLER_, _REDIS_, _ENGINE_ or _LOG_) and names no setting of it. Other CONTROLD_
+the name of a section (CONTROLD_API_, _POSTGRES_, _REPLICATION_, _FAILOVER_,
+_OBSERVE_, _POOLER_, _REDIS_, _ENGINE_ or _LOG_) and names no setting of it. Other CONTROLD_
 variables that are not known are left alone: the commands and the compose file have
 some of their own. An empty variable sets nothing. The nodes and secrets_dir can only
 be set in the file, the prefix only by CONTROLD_PREFIX.

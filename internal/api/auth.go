@@ -52,7 +52,7 @@ func NewTokens(secrets map[Role]string) (Tokens, error) {
 		t[digest] = role
 	}
 	if len(t) == 0 {
-		return nil, errors.New("there is no token, and no mode without one")
+		return nil, errors.New("there is no token")
 	}
 	return t, nil
 }
@@ -69,28 +69,58 @@ func (t tokens) Role(token string) (Role, bool) {
 	return found, found != ""
 }
 
-const howToAuthenticate = "Send the header Authorization: Bearer TOKEN. make env prints a line with the token: eval \"$(make -s env)\""
+const tokenHint = `make env prints a line with it: eval "$(make -s env)"`
+
+// howToAuthenticate names both ways in.
+func (s *Server) howToAuthenticate() string {
+	how := "Send the header Authorization: Bearer TOKEN; " + tokenHint + ". "
+	if s.anonymousRole == "" {
+		return how + "Or let callers on this machine in without a token: CONTROLD_API_ANONYMOUS=operator in .controld/settings.env (viewer: only to read), then make up"
+	}
+	return how + fmt.Sprintf("Or call from this machine itself, as http://127.0.0.1:PORT, without that header: CONTROLD_API_ANONYMOUS=%s is set", s.anonymousRole)
+}
 
 // requireRole lets through whoever may do what needs the role.
 func (s *Server) requireRole(needed Role, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		token = strings.TrimSpace(token)
-		if !strings.EqualFold(scheme, "Bearer") || token == "" {
-			s.fail(w, r, &requestError{kind: errUnauthorized, field: "Authorization", detail: howToAuthenticate})
+		role, name, err := s.callerOf(r)
+		if err != nil {
+			s.fail(w, r, err)
 			return
 		}
-		role, ok := s.tokens.Role(token)
-		if !ok {
-			s.fail(w, r, &requestError{kind: errUnauthorized, field: "Authorization", detail: "This token is not known here. " + howToAuthenticate})
-			return
-		}
-		infoOf(r.Context()).caller = string(role)
+		infoOf(r.Context()).caller = name
 		if !role.May(needed) {
-			s.fail(w, r, &requestError{kind: errForbidden, field: "Authorization",
-				detail: fmt.Sprintf("%s %s needs a token of the role %s; this one is of the role %s", r.Method, r.URL.Path, needed, role)})
+			s.fail(w, r, &requestError{kind: errForbidden, field: "Authorization", detail: tooLittle(r, role, name, needed)})
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// callerOf returns what the caller may do, and what it is called. A token that
+// was sent counts, also where it is wrong or empty: whoever sends one is told.
+func (s *Server) callerOf(r *http.Request) (role Role, name string, err error) {
+	if _, sent := r.Header["Authorization"]; !sent {
+		role, err := s.anonymous(r)
+		return role, anonymousCaller, err
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	token = strings.TrimSpace(token)
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", "", &requestError{kind: errUnauthorized, field: "Authorization", detail: "The header Authorization holds no token. " + s.howToAuthenticate()}
+	}
+	role, ok := s.tokens.Role(token)
+	if !ok {
+		return "", "", &requestError{kind: errUnauthorized, field: "Authorization", detail: "This token is not known here. " + s.howToAuthenticate()}
+	}
+	return role, string(role), nil
+}
+
+// tooLittle says what the caller lacks, and where to get it.
+func tooLittle(r *http.Request, role Role, name string, needed Role) string {
+	if name == anonymousCaller {
+		return fmt.Sprintf("%s %s needs the role %s; callers without a token have the role %s (CONTROLD_API_ANONYMOUS). Send a token: %s",
+			r.Method, r.URL.Path, needed, role, tokenHint)
+	}
+	return fmt.Sprintf("%s %s needs a token of the role %s; this one is of the role %s", r.Method, r.URL.Path, needed, role)
 }

@@ -28,7 +28,7 @@ const (
 // info is what the middlewares learn of a request, for those after them.
 type info struct {
 	id     string
-	caller string // the token's role
+	caller string // the token's role, or anonymous
 	method string // as it was sent: HEAD is served as GET
 	accept string
 	path   string
@@ -59,6 +59,8 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		h := w.Header()
 		h.Set("X-Request-Id", id)
 		h.Set("X-Content-Type-Options", "nosniff")
+		// In a frame of somebody else's page a click on /docs could be led to start something.
+		h.Set("X-Frame-Options", "DENY")
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), infoKey{}, i)))
 	})
 }

@@ -17,7 +17,8 @@ import (
 // Kinds of errors that are the API's own.
 var (
 	errUnauthorized = errors.New("a token is needed")
-	errForbidden    = errors.New("the token's role does not suffice")
+	errForbidden    = errors.New("the caller's role does not suffice")
+	errForeign      = errors.New("a page of another origin sent it")
 	errNoRoute      = errors.New("no such path")
 	errNoMethod     = errors.New("the path does not know this method")
 	errBodyTooLarge = errors.New("the body is too large")
@@ -43,7 +44,8 @@ var problems = []struct {
 	title  string
 }{
 	{errUnauthorized, http.StatusUnauthorized, "/problems/unauthorized", "A token is needed"},
-	{errForbidden, http.StatusForbidden, "/problems/forbidden", "The token's role does not suffice"},
+	{errForbidden, http.StatusForbidden, "/problems/forbidden", "The role does not suffice"},
+	{errForeign, http.StatusForbidden, "/problems/foreign-origin", "Without a token only this API's own origin is served"},
 	{errNoRoute, http.StatusNotFound, "/problems/no-such-path", "No such path"},
 	{errNoMethod, http.StatusMethodNotAllowed, "/problems/method-not-allowed", "The path does not know this method"},
 	{errBodyTooLarge, http.StatusRequestEntityTooLarge, "/problems/body-too-large", "The body is too large"},

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -22,11 +23,18 @@ type Options struct {
 	Cluster    Cluster
 	Operations Operations
 	Tokens     Tokens
-	Metrics    http.Handler   // GET /metrics
-	Nodes      []cluster.Node // as configured, known before the first observation
-	Interval   time.Duration  // of the observation: three of it make it stale
-	Version    string
-	Log        *slog.Logger
+	// Anonymous is the role of callers on this machine that send no token;
+	// empty: they have none.
+	Anonymous Role
+	// Gateways are the addresses from which callers on this machine reach the
+	// container that controld runs in; the error says why that is not certain.
+	// nil: it runs in none.
+	Gateways func(context.Context) ([]netip.Addr, error)
+	Metrics  http.Handler   // GET /metrics
+	Nodes    []cluster.Node // as configured, known before the first observation
+	Interval time.Duration  // of the observation: three of it make it stale
+	Version  string
+	Log      *slog.Logger
 	// WaitLimit is how long a request waits for its operation; 0: 50 s.
 	WaitLimit time.Duration
 	// Heartbeat is the pause between comments in a quiet event stream; 0: 15 s.
@@ -35,17 +43,19 @@ type Options struct {
 
 // A Server is the HTTP API.
 type Server struct {
-	cluster    Cluster
-	operations Operations
-	tokens     Tokens
-	nodes      []cluster.Node
-	interval   time.Duration
-	version    string
-	log        *slog.Logger
-	waitLimit  time.Duration
-	heartbeat  time.Duration
-	commands   commandList
-	handler    http.Handler
+	cluster       Cluster
+	operations    Operations
+	tokens        Tokens
+	anonymousRole Role
+	machine       *machine
+	nodes         []cluster.Node
+	interval      time.Duration
+	version       string
+	log           *slog.Logger
+	waitLimit     time.Duration
+	heartbeat     time.Duration
+	commands      commandList
+	handler       http.Handler
 
 	stopOnce sync.Once
 	stopping chan struct{} // closed when streams must end
@@ -56,6 +66,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		cluster: o.Cluster, operations: o.Operations, tokens: o.Tokens, nodes: o.Nodes,
 		interval: o.Interval, version: o.Version, log: o.Log,
+		anonymousRole: o.Anonymous, machine: &machine{gateways: o.Gateways, log: o.Log},
 		waitLimit: o.WaitLimit, heartbeat: o.Heartbeat,
 		stopping: make(chan struct{}),
 	}
@@ -77,6 +88,14 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// LearnGateways asks for the gateways before the first caller needs them, so that
+// the log says at the start whom the anonymous role is for.
+func (s *Server) LearnGateways(ctx context.Context) {
+	if s.anonymousRole != "" && s.machine.gateways != nil {
+		_, _ = s.machine.learn(ctx) // logged; it is asked again when somebody calls
+	}
 }
 
 // Handler serves the API.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime"
 	"time"
 
@@ -149,7 +150,7 @@ func (a *app) run(ctx context.Context) error {
 		manager.ReloadServers(ctx, changed)
 	}()
 	a.onStop("reload of the servers", func() error { <-reloaded; return nil })
-	return a.serve(ctx, manager, operations, watcher, secrets)
+	return a.serve(ctx, engine, manager, operations, watcher, secrets)
 }
 
 // ensureConfig writes what the servers and the pooler read before their first
@@ -169,7 +170,7 @@ func (a *app) ensureConfig(nodes []cluster.Node, volumes *volume.Volumes, pooler
 
 // serve answers the API at once, resumes what an earlier process left open, and
 // looks after the cluster until ctx ends.
-func (a *app) serve(ctx context.Context, manager *cluster.Manager, operations *operation.Manager, watcher *monitor.Monitor, secrets map[string]config.Secret) error {
+func (a *app) serve(ctx context.Context, engine *docker.Engine, manager *cluster.Manager, operations *operation.Manager, watcher *monitor.Monitor, secrets map[string]config.Secret) error {
 	tokens, err := api.NewTokens(map[api.Role]string{
 		api.Viewer: secrets["token_viewer"].Reveal(), api.Operator: secrets["token_operator"].Reveal(), api.Admin: secrets["token_admin"].Reveal(),
 	})
@@ -179,6 +180,7 @@ func (a *app) serve(ctx context.Context, manager *cluster.Manager, operations *o
 	figures := metrics.New(manager, a.opts.Version, runtime.Version(), a.log)
 	server, err := api.New(api.Options{
 		Cluster: manager, Operations: operations, Tokens: tokens, Nodes: manager.Nodes(), Interval: manager.Interval(),
+		Anonymous: anonymous(a.opts.Config), Gateways: gateways(engine, a.opts.Config),
 		Metrics: figures.Handler(), Version: a.opts.Version, Log: a.log,
 	})
 	if err != nil {
@@ -195,6 +197,7 @@ func (a *app) serve(ctx context.Context, manager *cluster.Manager, operations *o
 
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(running, listener, serverTimeout) })
+	group.Go(func() error { server.LearnGateways(running); return nil })
 	group.Go(func() error { return figures.Run(running, operations) })
 	group.Go(func() error {
 		if err := operations.Resume(running, manager.Build); err != nil && running.Err() == nil {
@@ -213,6 +216,29 @@ func (a *app) serve(ctx context.Context, manager *cluster.Manager, operations *o
 		return operations.Stop(work)
 	})
 	return group.Wait()
+}
+
+// anonymous is the role of callers on this machine without a token.
+func anonymous(cfg config.Config) api.Role {
+	if cfg.API.Anonymous == "none" {
+		return ""
+	}
+	return api.Role(cfg.API.Anonymous)
+}
+
+// gateways asks the engine how this container is reached; nil outside of one.
+func gateways(engine *docker.Engine, cfg config.Config) func(context.Context) ([]netip.Addr, error) {
+	self := engine.Self()
+	if self == "" {
+		return nil
+	}
+	return func(ctx context.Context) ([]netip.Addr, error) {
+		_, port, err := net.SplitHostPort(cfg.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("listen: %w", err)
+		}
+		return engine.Gateways(ctx, self, port)
+	}
 }
 
 // wakeups turns the engine's events into reasons to look at once.

@@ -23,6 +23,7 @@ type Config struct {
 	PreferredPrimary string `koanf:"preferred_primary"`
 	Nodes            []Node `koanf:"nodes"`
 
+	API         API         `koanf:"api"`
 	Postgres    Postgres    `koanf:"postgres"`
 	Replication Replication `koanf:"replication"`
 	Failover    Failover    `koanf:"failover"`
@@ -31,6 +32,12 @@ type Config struct {
 	Redis       Redis       `koanf:"redis"`
 	Engine      Engine      `koanf:"engine"`
 	Log         Log         `koanf:"log"`
+}
+
+// API says who may call the API without a token.
+type API struct {
+	// Anonymous is the role of callers on this machine that send no token.
+	Anonymous string `koanf:"anonymous"` // none, viewer, operator
 }
 
 // A Node is one PostgreSQL server and its container.
@@ -119,6 +126,7 @@ func Default(prefix string) Config {
 			{Name: "postgres_master", Container: prefix + "postgres_master", Dir: "/pg/node1", OrderDir: "/orders/node1", Port: 5432},
 			{Name: "postgres_slave", Container: prefix + "postgres_slave", Dir: "/pg/node2", OrderDir: "/orders/node2", Port: 5432},
 		},
+		API: API{Anonymous: "none"},
 		Postgres: Postgres{
 			SharedBuffers:      "256MB",
 			MaxConnections:     100,

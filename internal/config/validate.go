@@ -31,6 +31,8 @@ func (c Config) Validate() error {
 	v.absolute("secrets_dir", c.SecretsDir)
 	v.filled("network", c.Network)
 	c.validateNodes(v)
+	// Not admin: what deletes or gives data up asks for a token.
+	v.oneOf("api.anonymous", c.API.Anonymous, "none", "viewer", "operator")
 	c.Postgres.validate(v)
 	v.oneOf("replication.mode", c.Replication.Mode, "async", "sync", "strict")
 	v.duration("replication.sync_timeout", c.Replication.SyncTimeout, time.Second, time.Hour)

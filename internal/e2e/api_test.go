@@ -57,7 +57,7 @@ func badInput(t *testing.T, c *cluster) {
 		kind                     string
 		detail                   []string // what its reader needs to act
 	}{
-		{"no token", "", "POST", "/failover", nil, nil, 401, "unauthorized", []string{"make env", "Authorization: Bearer"}},
+		{"no token", "", "POST", "/failover", nil, nil, 401, "unauthorized", []string{"make env", "Authorization: Bearer", "CONTROLD_API_ANONYMOUS=operator"}},
 		{"no token to read", "", "GET", "/cluster", nil, nil, 401, "unauthorized", []string{"make env"}},
 		{"wrong token", "", "POST", "/failover", nil, []string{"Authorization", "Bearer nonsense"}, 401, "unauthorized", []string{"not known", "make env"}},
 		{"wrong scheme", "", "POST", "/failover", nil, []string{"Authorization", "Basic " + c.Token["admin"]}, 401, "unauthorized", []string{"Bearer"}},

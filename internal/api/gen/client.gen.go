@@ -748,7 +748,7 @@ type Operation struct {
 	// Example: kernel update
 	Reason *string `json:"reason,omitempty"`
 
-	// RequestedBy The token's role, or controld for its own work.
+	// RequestedBy The token's role, anonymous where there was none, or controld for its own work.
 	//
 	// Example: operator
 	RequestedBy string `json:"requested_by"`
