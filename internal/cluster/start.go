@@ -121,6 +121,7 @@ func (m *Manager) startWork(n Node, initdb bool) operation.Runnable {
 		Prepare: st.prepare,
 		Steps:   func(*startState) []operation.Step[startState] { return st.steps() },
 		Forward: true,
+		Left:    st.left,
 		Result:  func(s *startState) map[string]any { return map[string]any{"node": s.Node, "timeline": s.Timeline} },
 		Close:   func() { st.sessions.closeAll(); st.m.lookAgain() },
 	}

@@ -41,8 +41,13 @@ func (c *cluster) checkpointed() {
 // rows inserts through the pooler, so that each row is acknowledged.
 func (c *cluster) rows(table string, from, to int) {
 	c.t.Helper()
-	conn := c.connect(c.DatabaseURL)
-	if _, err := conn.Exec(c.t.Context(), fmt.Sprintf("insert into %s select generate_series(%d, %d)", table, from, to)); err != nil {
+	c.acknowledged(fmt.Sprintf("insert into %s select generate_series(%d, %d)", table, from, to))
+}
+
+// acknowledged runs SQL as the application does, through the pooler.
+func (c *cluster) acknowledged(sql string) {
+	c.t.Helper()
+	if _, err := c.connect(c.DatabaseURL).Exec(c.t.Context(), sql); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -57,10 +62,7 @@ func (c *cluster) count(node, table string) string {
 func rewindOfAFollower(c *cluster) {
 	t := c.t
 	primary, standby := c.roles()
-	conn := c.connect(c.DatabaseURL)
-	if _, err := conn.Exec(t.Context(), "create table rewound (n int)"); err != nil {
-		t.Fatal(err)
-	}
+	c.acknowledged("create table rewound (n int)")
 	c.rows("rewound", 1, 5)
 	c.checkpointed()
 	c.kill(standby)
@@ -102,14 +104,13 @@ func (c *cluster) nodeVolume(node string) string {
 func leftRecovery(c *cluster) {
 	t := c.t
 	primary, standby := c.roles()
-	c.psql(primary, "create table own (n int)")
+	c.acknowledged("create table own (n int)")
 	c.rows("own", 1, 5)
 	c.checkpointed()
-	// Nothing can be copied while there is a tablespace, so it stays as it is.
-	c.psql(primary, "select 1")
 	show := c.killHidden(standby)
 	c.leaveRecovery(standby)
 	c.rows("own", 6, 1005)
+	// Nothing can be copied while there is a tablespace, so that it stays as it is.
 	c.inContainerAs(primary, "mkdir -p /tmp/space && chown 5432:5432 /tmp/space")
 	c.psql(primary, "create tablespace space location '/tmp/space'")
 	lost := time.Now()
@@ -214,7 +215,7 @@ func TestSomebodyLeadsAfterAFailedFailover(t *testing.T) {
 func noWayBack(c *cluster) {
 	t := c.t
 	primary, standby := c.roles()
-	c.psql(primary, "create table readers as select generate_series(1, 1000) n")
+	c.acknowledged("create table readers as select generate_series(1, 1000) n")
 	c.waitOK(time.Minute)
 	c.psql(primary, "alter system set shared_preload_libraries = 'pg_cron'")
 	reader := c.connect(c.NodeDSN(standby, "app", "imdb"))
@@ -225,7 +226,7 @@ func noWayBack(c *cluster) {
 	}
 	w := c.writers(probe.Config{})
 	time.Sleep(200 * time.Millisecond)
-	c.psql(primary, "drop table readers") // the reader's lock conflicts with its replay
+	c.acknowledged("drop table readers") // the reader's lock conflicts with its replay
 	op := c.run("/failover", map[string]any{"mode": "planned"})
 	if op.Result.To != standby || op.Result.LostBytes != 0 {
 		t.Errorf("%+v", op.Result)
@@ -250,7 +251,7 @@ func neitherLeads(c *cluster) {
 	c.psql(primary, "alter system set max_locks_per_transaction = 128")
 	c.docker("stop", c.Container(primary))
 	c.run("/nodes/"+primary+"/start", nil)
-	c.psql(primary, "create table locks as select generate_series(1, 10) n")
+	c.acknowledged("create table locks as select generate_series(1, 10) n")
 	time.Sleep(2 * time.Second) // the standby has what pauses its replay
 	c.kill(primary)
 	p := c.refused("/failover", map[string]any{"mode": "emergency"}, 500, "incomplete")
