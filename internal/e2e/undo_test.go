@@ -402,6 +402,17 @@ func TestWrongPrimaries(t *testing.T) {
 		c.waitOK(time.Minute)
 		c.leads(primary)
 	})
+	t.Run("none, started by hand and then by controld", func(t *testing.T) {
+		c := c.in(t)
+		primary, _ := c.roles()
+		for range 3 {
+			c.docker("stop", c.Container(primary))
+			c.docker("start", c.Container(primary)) // it waits for an order
+			c.run("/nodes/"+primary+"/start", nil)
+			c.waitOK(time.Minute)
+		}
+		c.leads(primary)
+	})
 	t.Run("none, moved", func(t *testing.T) {
 		c := c.in(t)
 		primary, standby := c.roles()

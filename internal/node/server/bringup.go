@@ -175,8 +175,11 @@ func (n *Init) start(ctx context.Context, o node.Order, lock *os.File) (*child.P
 		return nil, fmt.Errorf("set role: %w", err)
 	}
 	if o.Role == node.RolePrimary {
-		// Before the start: an order to lead must not be good for a second one.
-		if err := n.status.update(func(s *node.Status) { s.Epoch, s.UsedEpoch = o.Epoch, o.Epoch }); err != nil {
+		// Before the start: an order to lead must not be good for a second one. What
+		// stands there of an order before, such as its refusal, is not of this one.
+		if err := n.status.update(func(s *node.Status) {
+			s.Epoch, s.UsedEpoch, s.State, s.Error = o.Epoch, o.Epoch, node.StateWaiting, ""
+		}); err != nil {
 			return nil, err
 		}
 	}

@@ -51,6 +51,29 @@ func TestStartAndStopByOrder(t *testing.T) {
 	}
 }
 
+// An order is never reported with what came of the one before it: whoever waits
+// for it would take that for its end.
+func TestARefusalIsNotTheNextOrders(t *testing.T) {
+	b := newBench(t).withCluster()
+	b.run()
+	b.give(primary)
+	b.await(node.StateRunning)
+	b.awaitStarts(1)
+	b.end()
+	b.run()
+	for range 20 {
+		b.await(node.StateRefused) // it was used
+		b.give(primary)
+		for s := b.status(); s.Epoch < b.epoch || s.State != node.StateRunning; s = b.status() {
+			if s.Epoch == b.epoch && s.Error != "" {
+				t.Fatalf("order %d: %+v", b.epoch, s)
+			}
+		}
+		b.end()
+		b.run()
+	}
+}
+
 // What a container's start may do with the order that it finds.
 func TestContainerStartUnderAnOldOrder(t *testing.T) {
 	b := newBench(t).withCluster()
@@ -72,9 +95,14 @@ func TestContainerStartUnderAnOldOrder(t *testing.T) {
 	b.give(primary)
 	b.end()
 	b.run()
-	time.Sleep(50 * time.Millisecond)
-	if s := b.status(); s.State != node.StateRefused || !strings.Contains(s.Error, "older") {
-		t.Errorf("older order: %+v", s)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		s := b.status()
+		if s.State == node.StateRefused && strings.Contains(s.Error, "older") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("older order: %+v", s)
+		}
 	}
 	if got := b.starts(); len(got) != 2 {
 		t.Errorf("starts %v", got)
