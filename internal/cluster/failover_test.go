@@ -538,6 +538,35 @@ func TestAFailoverLooksAtTheWALOnceMore(t *testing.T) {
 	})
 }
 
+// A standby that says that it has more than the primary has written is told, no
+// candidate, and copied anew, though it streams.
+func TestAStandbyAheadOfThePrimary(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.quiet()
+		l.w.Do(second, func(h *clustertest.Host) {
+			h.Deaf(true)
+			for range 100_000 { // the clients write on
+				h.Diverge()
+			}
+		})
+		v := l.now.m.Observe(context.Background())
+		s, _ := v.Node(second)
+		if !strings.Contains(s.Diverged(), "more than the primary has written") {
+			l.t.Fatalf("not found: %q, received %s", s.Diverged(), s.Server.Received)
+		}
+		if lag, known := v.LagBytes(second); known {
+			l.t.Errorf("a lag of %d bytes", lag)
+		}
+		if h := l.now.m.Health(); h.Reason != "diverged" {
+			l.t.Errorf("health %s: %s", h.Reason, h.Detail)
+		}
+		l.want(failover(l, cluster.FailoverRequest{}), operation.Refused)
+		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(false) })
+		l.look()
+		l.settleWithin("it was found", 10*time.Minute)
+	})
+}
+
 // Where the old primary of a planned failover does not start again, and the
 // candidate lacks what it wrote last, the candidate gets that and leads.
 func TestNoWayBackLosesNothing(t *testing.T) {

@@ -71,6 +71,18 @@ func (c *cluster) comesBackBy(method, node string, lost time.Time) {
 	if op = c.last("rejoin"); op.State != "succeeded" || op.By != "controld" || op.Result.Method != method || op.Result.Node != node {
 		c.t.Errorf("%s: rejoined by %s: %s of %s by %q; want %q by controld", node, op.By, op.State, op.Result.Node, op.Result.Method, method)
 	}
+	c.sameData()
+}
+
+// sameData compares every table of the application's on both nodes: what streams
+// can lack rows all the same.
+func (c *cluster) sameData() {
+	c.t.Helper()
+	primary, _ := c.roles()
+	tables := c.psql(primary, "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname not in ('pg_catalog', 'information_schema', 'controld')")
+	for table := range strings.Lines(tables) {
+		c.sameRows(strings.TrimSpace(table))
+	}
 }
 
 // last is the newest operation of a kind.
@@ -151,6 +163,7 @@ func TestRejoin(t *testing.T) {
 		}
 		c.run("/nodes/"+primary+"/start", nil)
 		c.waitOK(comesBack)
+		c.sameData()
 		if top := c.topology(); top.Primary != primary || top.Nodes[0].Timeline != timeline {
 			t.Errorf("%s leads on timeline %d, want %s on %d", top.Primary, top.Nodes[0].Timeline, primary, timeline)
 		}

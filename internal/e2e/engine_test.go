@@ -65,6 +65,7 @@ func TestEngineRestart(t *testing.T) {
 				start()
 			}
 			c.waitOK(comesBack)
+			c.sameData()
 			written(t, pooled, time.Now(), 10*time.Second)
 			pooledReport, directReport := pooled.Stop(), direct.Stop()
 			if stats := directReport.Since(killed); stats.Acked > 0 {

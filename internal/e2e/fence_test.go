@@ -94,6 +94,7 @@ func TestFrozenPrimaryAcknowledgesNothing(t *testing.T) {
 			time.Sleep(time.Second)
 			stop()
 			c.waitOK(comesBack)
+			c.sameData()
 			pooledReport, directReport := pooled.Stop(), direct.Stop()
 
 			if op.Mode != "emergency" || op.Result.LostBytes != 0 {
@@ -169,6 +170,7 @@ func TestOldPrimaryStartedByHandTakesNoWrite(t *testing.T) {
 				tt.start(c, primary)
 			}
 			c.waitOK(comesBack)
+			c.sameData()
 			r := w.Stop()
 			if stats := r.Since(killed); stats.Acked > 0 {
 				t.Errorf("%s acknowledged %d commits after it was killed", primary, stats.Acked)
@@ -255,6 +257,7 @@ func TestUnprovedDeathPromotesNothing(t *testing.T) {
 	}
 	show()
 	c.waitOK(comesBack)
+	c.sameData()
 }
 
 // paused are the pooler's entries that are paused, as GET /cluster says.

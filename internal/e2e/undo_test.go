@@ -432,6 +432,7 @@ func TestWrongPrimaries(t *testing.T) {
 		c.kill(standby)
 		c.rejoin(standby)
 		c.waitOK(time.Minute)
+		c.sameData()
 		c.leads(primary)
 	})
 	t.Run("all in recovery, started in place", func(t *testing.T) {

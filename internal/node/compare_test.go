@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -130,4 +131,73 @@ func TestAStandbyThatLeftRecoveryDoesNotFollow(t *testing.T) {
 	}
 	p.awaitStreaming(one)
 	waitFor(t, "all rows", func() bool { out, err := two.sql("select count(*) from t"); return err == nil && out == "1000" }, nil)
+}
+
+// An old copy of the primary's volume, as a disk leaves it that lost what it had
+// promised to keep: the standby has more than the primary.
+func TestAStandbyAheadOfThePrimaryDoesNotFollow(t *testing.T) {
+	p := newPair(t)
+	one, two := p.both()
+	one.mustSQL("create table t as select generate_series(1, 5) i")
+	one.give(node.Order{Role: node.RoleNone})
+	one.await(node.StateWaiting)
+	data, copied := filepath.Join(one.dir, node.DataDir), filepath.Join(one.dir, "copied")
+	run(t, "cp", "-a", data, copied)
+	one.give(node.Order{Role: node.RolePrimary})
+	one.await(node.StateRunning)
+	p.awaitStreaming(one)
+	one.mustSQL("insert into t select generate_series(6, 1000)")
+	waitFor(t, "the standby to have all", func() bool { out, err := two.sql("select count(*) from t"); return err == nil && out == "1000" }, nil)
+	for _, n := range []*testNode{one, two} {
+		n.give(node.Order{Role: node.RoleNone})
+		n.await(node.StateWaiting)
+	}
+	run(t, "rm", "-r", data)
+	run(t, "mv", copied, data)
+	one.give(node.Order{Role: node.RolePrimary})
+	one.await(node.StateRunning)
+	one.mustSQL("insert into t values (-1)")
+	two.give(node.Order{Role: node.RoleStandby, LeaderDir: one.dataDir()})
+	if s := two.await(node.StateRefused); s.Diverged() == "" || two.locked() {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// Two nodes that were promoted from one timeline, each for itself, lead timelines
+// of one number: pg_rewind would find nothing to do.
+func TestTwoPromotionsToOneTimeline(t *testing.T) {
+	p := newPair(t)
+	one, two := p.both()
+	one.mustSQL("create table t as select generate_series(1, 5) i")
+	for _, n := range []*testNode{two, one} { // neither sees what the other does
+		n.other().give(node.Order{Role: node.RoleNone})
+		n.other().await(node.StateWaiting)
+		n.give(node.Order{Role: node.RoleStandby})
+		n.await(node.StateRunning)
+		n.mustSQL("select pg_promote(true)")
+		n.mustSQL("checkpoint; insert into t values (" + n.name[4:] + ")")
+	}
+	if one, two := one.control().Timeline(), two.control().Timeline(); one != 2 || two != 2 {
+		t.Fatalf("timelines %d and %d, want 2 twice", one, two)
+	}
+	one.give(node.Order{Role: node.RoleNone})
+	one.await(node.StateWaiting)
+	two.give(node.Order{Role: node.RolePrimary})
+	two.await(node.StateRunning)
+	two.recovers()
+	one.rewindFrom(two.upstream())
+	if s := one.await(node.StateRefused); s.Unfinished != "" {
+		t.Errorf("a rewind: %+v", s)
+	}
+	one.give(node.Order{Role: node.RoleStandby, LeaderDir: two.dataDir()})
+	if s := one.await(node.StateRefused); s.Diverged() == "" {
+		t.Errorf("to follow: %+v", s)
+	}
+}
+
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", name, err, out)
+	}
 }

@@ -276,8 +276,12 @@ func (x *Host) Start() { x.h.startContainer() }
 // EndServer makes the postmaster end by itself.
 func (x *Host) EndServer() { x.h.serverGone(false) }
 
-// Diverge leaves WAL on a stopped node that nobody else has.
-func (x *Host) Diverge() { x.h.append(x.h.data.control.Timeline()) }
+// Diverge leaves WAL on a node that nobody else has; a running standby says that
+// it has received it.
+func (x *Host) Diverge() {
+	x.h.append(x.h.data.control.Timeline())
+	x.h.data.received = len(x.h.data.wal)
+}
 
 // Slots are the node's replication slots.
 func (x *Host) Slots() []string {
