@@ -26,8 +26,8 @@ BASES  := bookworm trixie
 prepare  = missing=$$(deploy/prepare.sh check $(1))
 parallel = exec $(MAKE) -j TARGET=$(1) MISSING="$$missing" all-images
 
-.PHONY: help check up down destroy env build images test lint generate verify bench bench-failover \
-	packages all-images $(IMAGES:%=image-%) $(BASES:%=base-%)
+.PHONY: help check up down destroy env build images test test-long lint generate verify bench bench-failover \
+	packages all-images test-images $(IMAGES:%=image-%) $(BASES:%=base-%)
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,18 +82,27 @@ image-controld:  base-bookworm build
 $(IMAGES:%=image-%):
 	@. deploy/compose/lib.sh && exec deploy/images/build.sh $(@:image-%=%) $(BINARIES) "$$CONTROLD_TAG"
 
+# The second variant differs in its binaries alone and takes all else from the
+# first one's layers.
+test-images:
+	@$(MAKE) -j all-images CONTROLD_TAG=$(TEST_TAG)
+	@$(MAKE) -j all-images CONTROLD_TAG=$(TEST_TAG)-failpoint GO_TAGS=failpoint MISSING=
+
 # --- Working on it ---
 
-test: ## run every test, those against real containers too
-	@$(call prepare,test) && export CONTROLD_TAG=$(TEST_TAG) && $(call parallel,test)
-	@CONTROLD_TAG=$(TEST_TAG)-failpoint exec $(MAKE) -j GO_TAGS=failpoint TARGET=test all-images
+test: ## run every test, those against real containers too (PKG=, RUN=: some)
+	@$(call prepare,test) && exec $(MAKE) TARGET=test MISSING="$$missing" test-images
 	@go vet ./...
-	@CONTROLD_TAG=$(TEST_TAG) tools/test.sh
+	@CONTROLD_TAG=$(TEST_TAG) PKG='$(PKG)' RUN='$(RUN)' tools/test.sh
+
+test-long: ## run the tests that take too long for make test (LONG=name: one)
+	@$(call prepare,test) && exec $(MAKE) TARGET=test MISSING="$$missing" test-images
+	@CONTROLD_TAG=$(TEST_TAG) tools/test-long.sh
 
 lint: ## check formatting and style
 	@$(call prepare,lint) && deploy/prepare.sh install lint $$missing
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
-	@$(GO_TOOL) golangci-lint run ./...
+	@$(GO_TOOL) golangci-lint run --build-tags long ./...
 	@shellcheck .ci/run $$(find bench deploy tools -name '*.sh')
 
 generate: ## generate code from openapi.yaml

@@ -150,7 +150,14 @@ start() {
 	done
 }
 
+# lock lets one of two that start the same cluster at once go first.
+lock() {
+	exec 9<"$CONTROLD_SECRETS_DIR" # which needs no file that somebody would have to remove
+	flock -w 600 9 || die "Another make up of this cluster has run for 600 s: end that one."
+}
+
 "$here/secrets.sh"
+lock
 make_resources
 read_hashes
 check_settings
