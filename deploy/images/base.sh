@@ -84,7 +84,10 @@ answers() { # suite, seconds
 
 pulled() {
 	answers "$suite" "$answer_seconds" || return 1
-	if wait "$child"; then
+	local status=0
+	wait "$child" || status=$?
+	child=
+	if [ "$status" = 0 ]; then
 		docker tag "debian:$suite-slim" "$image"
 	else
 		say "the registry answered, but the image could not be pulled: $(tail -n 1 "$work/pull")"
@@ -243,8 +246,9 @@ if ! pulled; then
 	}
 	if [ ${#as_root[@]} -gt 0 ]; then
 		engine=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null)}
-		await "${as_root[@]}" env "CONTROLD_BASE=$base" "DOCKER_HOST=$engine" "$0" "$suite"
-		exit
+		clean
+		# In this session: sudo may know the password from here alone. It hands signals on.
+		exec "${as_root[@]}" env "CONTROLD_BASE=$base" "DOCKER_HOST=$engine" "$0" "$suite"
 	fi
 	lock
 	if is_made; then exit; fi
