@@ -204,9 +204,7 @@ bootstrapped() {
 # lock lets one of several that make the same base go first. It is the engine's
 # one name, so the lock is the machine's and not the checkout's.
 lock() {
-	local folder=/run
-	[ -w "$folder" ] || folder=${XDG_RUNTIME_DIR:-$(dirname "$0")}
-	exec 9>>"$folder/controld-base-$suite.lock"
+	exec 9>>"/run/controld-base-$suite.lock"
 	flock -n 9 || {
 		say "another process makes it; waiting for that"
 		flock -w "$lock_seconds" 9 || {
