@@ -10,12 +10,24 @@ MAKEFLAGS   += --no-print-directory
 #     make images GO_TAGS=failpoint CONTROLD_TAG=failpoint
 GO_TAGS ?=
 
+# The tag of the images that the tests make and use; -failpoint is added to it
+# for their variant.
+TEST_TAG ?= test
+
 BINARIES := build$(if $(GO_TAGS),/$(GO_TAGS))
-VERSION  := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
-GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags='$(GO_TAGS)'
 GO_TOOL  := go tool -modfile=tools/go.mod
 
-.PHONY: help check up down destroy env build images test lint generate verify bench bench-failover
+IMAGES := postgres pgbouncer redis controld
+BASES  := bookworm trixie
+
+# prepare finds out what a target needs, within a second or two, and leaves in
+# $$missing the packages that are to be installed. The targets of "In parallel"
+# install them, beside the building. exec: a signal to this make reaches that one.
+prepare  = missing=$$(deploy/prepare.sh check $(1))
+parallel = exec $(MAKE) -j TARGET=$(1) MISSING="$$missing" all-images
+
+.PHONY: help check up down destroy env build images test test-long lint generate verify bench bench-failover \
+	packages all-images test-images $(IMAGES:%=image-%) $(BASES:%=base-%)
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +35,10 @@ help: ## print this list
 # --- A cluster. CONTROLD_PREFIX=name- makes it one of several. ---
 
 check: ## check what `make up` needs, and name what is missing
-	@deploy/compose/check.sh
+	@INSTALL=no deploy/prepare.sh check up
 
-up: check ## build, start the cluster, wait until it is healthy
-	@$(MAKE) images
+up: ## build, start the cluster, wait until it is healthy (INSTALL=no installs no package)
+	@$(call prepare,up) && $(call parallel,up)
 	@deploy/compose/up.sh
 
 down: ## stop the cluster in order; the data stays
@@ -41,30 +53,63 @@ env: ## print addresses and passwords: eval "$(make -s env)"
 # --- Building ---
 
 build: ## build the static binaries into build/
-	@$(GO_BUILD) -ldflags='-s -w -X main.version=$(VERSION)' -o $(BINARIES)/controld ./cmd/controld
-	@$(GO_BUILD) -ldflags='-s -w' -o $(BINARIES)/controld-node ./cmd/node
+	@GO_TAGS='$(GO_TAGS)' deploy/images/binaries.sh $(BINARIES)
 
-images: build ## build the container images
-	@. deploy/compose/lib.sh && deploy/images/build.sh $(BINARIES) "$$CONTROLD_TAG"
+images: ## build the container images
+	@$(call prepare,images) && $(call parallel,images)
+
+# --- In parallel. What they say to each other: TARGET, which they are made for,
+# and MISSING, the packages that it lacks. ---
+
+all-images: $(IMAGES:%=image-%)
+
+packages:
+	@deploy/prepare.sh install $(TARGET) $(MISSING)
+
+$(BASES:%=base-%): packages
+	@deploy/images/base.sh $(@:base-%=%)
+
+# Only the certificates are needed to download modules.
+ifneq (,$(filter ca-certificates,$(MISSING)))
+build: packages
+endif
+
+image-postgres:  base-bookworm build
+image-pgbouncer: base-trixie build
+image-redis:     base-bookworm
+image-controld:  base-bookworm build
+
+$(IMAGES:%=image-%):
+	@. deploy/compose/lib.sh && exec deploy/images/build.sh $(@:image-%=%) $(BINARIES) "$$CONTROLD_TAG"
+
+# The second variant differs in its binaries alone and takes all else from the
+# first one's layers.
+test-images:
+	@$(MAKE) -j all-images CONTROLD_TAG=$(TEST_TAG)
+	@$(MAKE) -j all-images CONTROLD_TAG=$(TEST_TAG)-failpoint GO_TAGS=failpoint MISSING=
 
 # --- Working on it ---
 
-test: ## run every test, those against real containers too
-	@$(MAKE) images CONTROLD_TAG=test
-	@$(MAKE) images CONTROLD_TAG=test-failpoint GO_TAGS=failpoint
+test: ## run every test, those against real containers too (PKG=, RUN=: some)
+	@$(call prepare,test) && exec $(MAKE) TARGET=test MISSING="$$missing" test-images
 	@go vet ./...
-	@CONTROLD_TAG=test tools/test.sh
+	@CONTROLD_TAG=$(TEST_TAG) PKG='$(PKG)' RUN='$(RUN)' tools/test.sh
+
+test-long: ## run the tests that take too long for make test (LONG=name: one)
+	@$(call prepare,test) && exec $(MAKE) TARGET=test MISSING="$$missing" test-images
+	@CONTROLD_TAG=$(TEST_TAG) tools/test-long.sh
 
 lint: ## check formatting and style
+	@$(call prepare,lint) && deploy/prepare.sh install lint $$missing
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
-	@$(GO_TOOL) golangci-lint run ./...
-	@if command -v shellcheck >/dev/null; then shellcheck $$(git ls-files -co --exclude-standard '*.sh' .ci/run); \
-		else echo 'shellcheck is not installed: the scripts were not checked' >&2; fi
+	@$(GO_TOOL) golangci-lint run --build-tags long ./...
+	@shellcheck .ci/run $$(find bench deploy tools -name '*.sh')
 
 generate: ## generate code from openapi.yaml
 	@for config in internal/api/gen/*.yaml; do $(GO_TOOL) oapi-codegen -config $$config openapi.yaml; done
 
 verify: generate ## check that generated files are what `make generate` makes
+	@$(call prepare,verify) && deploy/prepare.sh install verify $$missing
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
 	@git diff --exit-code -- internal/api/gen
 

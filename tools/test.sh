@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test with the race detector. The tests against containers come
-# last and alone: some of them measure how long a failover takes.
+# last and alone: some of them measure how long a failover takes. With PKG only
+# the packages that it names are tested, with RUN only what it matches in them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +16,11 @@ go build -C tools -o ../build/testreport ./testreport
 
 run_tests() {
 	local status=0
+	if [ -n "${PKG:-}" ]; then
+		# shellcheck disable=SC2086 # one or several
+		go test -json -race -timeout 60m -parallel 2 -run "${RUN:-.}" $PKG
+		return
+	fi
 	mapfile -t packages < <(go list ./... | grep -v "/$e2e\$")
 	go test -json -race -timeout 10m "${packages[@]}" || status=$?
 	# The race detector is slow: beside it only each sixth call of an operation

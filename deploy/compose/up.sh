@@ -18,14 +18,22 @@ make_resources() {
 	done
 }
 
+# read_hashes asks compose, in one slow call for all, what each service's
+# definition comes to.
+declare -A hash=() # by service
+read_hashes() {
+	local service value found
+	found=$(compose config --hash '*')
+	while read -r service value; do hash[$service]=$value; done <<<"$found"
+}
+
 # changed tells whether a container differs from what compose would make now.
 changed() { # service
-	local service=$1 image has wanted
+	local service=$1 image has
 	image=$(docker image inspect --format '{{.Id}}' "controld/$(image_of "$service"):$CONTROLD_TAG") ||
 		die "The image is missing: make images"
 	has=$(docker container inspect --format '{{.Image}} {{index .Config.Labels "com.docker.compose.config-hash"}}' "$prefix$service")
-	wanted=$(compose config --hash "$service" | awk '{print $2}')
-	[ "$has" != "$image $wanted" ]
+	[ "$has" != "$image ${hash[$service]}" ]
 }
 
 image_of() {
@@ -126,17 +134,35 @@ END
 # keep_running undoes what down.sh does to the containers that the engine starts
 # by itself. It starts the nodes never: only controld knows which may run.
 keep_running() {
+	local name policy
+	while read -r name policy; do
+		[ "$policy" = always ] || docker update --restart=always "${name#/}" >/dev/null
+	done < <(docker container inspect --format '{{.Name}} {{.HostConfig.RestartPolicy.Name}}' "$prefix"{pgbouncer,redis,controld})
+}
+
+# start has compose make and start what does not run.
+start() {
 	local service
-	for service in pgbouncer redis controld; do
-		docker update --restart=always "$prefix$service" >/dev/null
+	for service in "${services[@]}"; do
+		is_running "$prefix$service" && continue
+		compose up -d --no-recreate
+		return
 	done
 }
 
+# lock lets one of two that start the same cluster at once go first.
+lock() {
+	exec 9<"$CONTROLD_SECRETS_DIR" # which needs no file that somebody would have to remove
+	flock -w 600 9 || die "Another make up of this cluster has run for 600 s: end that one."
+}
+
 "$here/secrets.sh"
+lock
 make_resources
+read_hashes
 check_settings
 retire
-compose up -d --no-recreate
+start
 keep_running
 wait_until_healthy || explain_failure
 print_endpoints

@@ -7,25 +7,17 @@
 #     docker rmi controld/base:bookworm controld/base:trixie; make images
 #
 # usage: deploy/images/base.sh bookworm|trixie
-set -euo pipefail
+#        deploy/images/base.sh ask SECONDS     succeeds if a registry answers in that time
+. "$(dirname "$0")/../lib.sh"
 
-pull_seconds=20
+answer_seconds=2 # how long a registry may say nothing before debootstrap is begun
+pull_seconds=120 # how long one that answers may take for an image of 30 MB
+lock_seconds=900
 default_mirror=http://deb.debian.org/debian
 default_security=http://deb.debian.org/debian-security
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 apt_helper=/usr/lib/apt/apt-helper
 
 suite=${1:-}
-case $suite in
-bookworm | trixie) ;;
-*)
-	echo "usage: $0 bookworm|trixie" >&2
-	exit 2
-	;;
-esac
-image=controld/base:$suite
-
-say() { echo "base $suite: $*" >&2; }
 
 # apt_uris prints every repository that apt is configured for, once, without a
 # slash at the end. apt itself reads its configuration, in both formats.
@@ -75,31 +67,48 @@ apt_proxy() {
 	[ "$proxy" = DIRECT ] || echo "$proxy"
 }
 
+# answers begins to pull Debian's image. The engine says so at once when it has
+# found it; a registry that is silent for longer is not waited for.
+answers() { # suite, seconds
+	local started=$SECONDS
+	timeout "$pull_seconds" docker pull "debian:$1-slim" >"$work/pull" 2>&1 &
+	child=$!
+	until grep -q 'Pulling from' "$work/pull"; do
+		if ! kill -0 "$child" 2>/dev/null || [ $((SECONDS - started)) -ge "$2" ]; then
+			end_child
+			return 1
+		fi
+		sleep 0.1
+	done
+}
+
 pulled() {
-	timeout "$pull_seconds" docker pull -q "debian:$suite-slim" >/dev/null 2>&1 &&
+	answers "$suite" "$answer_seconds" || return 1
+	local status=0
+	wait "$child" || status=$?
+	child=
+	if [ "$status" = 0 ]; then
 		docker tag "debian:$suite-slim" "$image"
+	else
+		say "the registry answered, but the image could not be pulled: $(tail -n 1 "$work/pull")"
+		return 1
+	fi
 }
 
 need_debootstrap() {
-	if command -v debootstrap >/dev/null && [ -e "$keyring" ]; then
-		return
-	fi
-	local install="apt-get install -y --no-install-recommends debootstrap debian-archive-keyring"
-	if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ]; then
-		say "installing debootstrap"
-		apt-get update -q >&2 && $install >&2
-		return
-	fi
-	say "no registry answered within $pull_seconds s, and debootstrap, which makes the base instead, is missing. Install it:"
-	say "    sudo $install"
+	if command -v debootstrap >/dev/null && [ -e "$keyring" ]; then return 0; fi
+	say "no registry answers, and debootstrap, which makes the base instead, is missing. Install it:"
+	say "    sudo apt-get install -y --no-install-recommends debootstrap debian-archive-keyring"
 	exit 1
 }
 
-# slim leaves out what Debian's own slim images leave out, now and in every
-# later package.
-slim() { # root
-	local root=$1
-	cat >"$root/etc/dpkg/dpkg.cfg.d/slim" <<-'END'
+# configure_dpkg leaves out what Debian's own slim images leave out, in every
+# package, and does not wait for the disk: an image that a crash cut off is made
+# anew. That takes a fifth off debootstrap's own time.
+configure_dpkg() { # root
+	mkdir -p "$1/etc/dpkg/dpkg.cfg.d"
+	cat >"$1/etc/dpkg/dpkg.cfg.d/slim" <<-'END'
+		force-unsafe-io
 		path-exclude /usr/share/doc/*
 		path-include /usr/share/doc/*/copyright
 		path-exclude /usr/share/man/*
@@ -108,6 +117,11 @@ slim() { # root
 		path-exclude /usr/share/lintian/*
 		path-exclude /usr/share/linda/*
 	END
+}
+
+# slim removes what debootstrap has unpacked before dpkg could read that.
+slim() { # root
+	local root=$1
 	find "$root/usr/share/doc" -mindepth 2 ! -name copyright ! -type d -delete
 	find "$root/usr/share/doc" -mindepth 1 -type d -empty -delete
 	rm -rf "$root"/usr/share/{man,info,locale,lintian,linda}/*
@@ -143,20 +157,22 @@ sources() { # root, mirror
 }
 
 clean() {
-	# An interrupted debootstrap can leave these mounted.
+	[ -n "$work" ] || return 0
+	# An interrupted debootstrap can leave these mounted, without namespaces.
 	umount "$work/root/proc" "$work/root/sys" 2>/dev/null || true
 	rm -rf --one-file-system "$work"
 }
 
+# apart runs a command in namespaces of its own, whose mounts and processes end
+# with it. Not every container may make some.
+apart() {
+	local namespaces=(unshare --mount --pid --fork --kill-child)
+	"${namespaces[@]}" true 2>/dev/null || namespaces=()
+	await "${namespaces[@]}" "$@"
+}
+
 bootstrapped() {
 	need_debootstrap
-	if [ "$(id -u)" != 0 ]; then
-		say "no registry answered within $pull_seconds s, and debootstrap, which makes the base instead, has to be root. Run it once:"
-		say "    sudo $0 $suite"
-		exit 1
-	fi
-	work=$(mktemp -d /var/tmp/controld-base.XXXXXX) # /tmp may be mounted nodev
-	trap clean EXIT
 	mapfile -t uris < <(apt_uris)
 
 	local mirror proxy include=()
@@ -168,22 +184,74 @@ bootstrapped() {
 	proxy=$(apt_proxy "$mirror")
 	[ -z "$proxy" ] || export http_proxy=$proxy https_proxy=$proxy
 
-	say "no registry answered: debootstrap from $mirror"
-	debootstrap --variant=minbase --keyring="$keyring" "${include[@]}" \
+	say "no registry answers: debootstrap from $mirror"
+	configure_dpkg "$work/root"
+	apart debootstrap --variant=minbase --keyring="$keyring" "${include[@]}" \
 		"$suite" "$work/root" "$mirror" >"$work/log" 2>&1 || {
-		tail -n 20 "$work/log" "$work/root/debootstrap/debootstrap.log" >&2 2>/dev/null
-		say "debootstrap failed"
+		cat "$work/log" >&2
+		tail -n 20 "$work/root/debootstrap/debootstrap.log" >&2 2>/dev/null || true
+		say "debootstrap failed; its output is above"
 		exit 1
 	}
 	slim "$work/root"
 	sources "$work/root" "$mirror"
-	tar -C "$work/root" --numeric-owner --sort=name -c . |
-		docker import --change 'CMD ["bash"]' - "$image" >/dev/null
+	# By way of a file: the engine takes the end of a pipe for the end of the
+	# archive, also where tar was killed.
+	tar -C "$work/root" --numeric-owner --sort=name -cf "$work/root.tar" .
+	await docker import --change 'CMD ["bash"]' "$work/root.tar" "$image" >/dev/null
 }
 
-if docker image inspect "$image" >/dev/null 2>&1; then
-	exit 0
-fi
+# lock lets one of several that make the same base go first. It is the engine's
+# one name, so the lock is the machine's and not the checkout's.
+lock() {
+	exec 9>>"/run/controld-base-$suite.lock"
+	flock -n 9 || {
+		say "another process makes it; waiting for that"
+		flock -w "$lock_seconds" 9 || {
+			say "another process has made it for $lock_seconds s: end that one"
+			exit 1
+		}
+	}
+}
+
+work=
+finally
+case $suite in
+ask)
+	work=$(mktemp -d)
+	answers "${suites[0]}" "$2"
+	exit
+	;;
+bookworm | trixie) ;;
+*)
+	echo "usage: $0 bookworm|trixie" >&2
+	exit 2
+	;;
+esac
+
+image=$base:$suite
+say() { echo "base $suite: $*" >&2; }
+is_made() { docker image inspect "$image" >/dev/null 2>&1; }
+
+if is_made; then exit; fi
 started=$SECONDS
-pulled || bootstrapped
+work=$(mktemp -d)
+if ! pulled; then
+	become_root || {
+		say "no registry answers, and debootstrap, which makes the base instead, has to be root. Run it once:"
+		say "    sudo $0 $suite"
+		exit 1
+	}
+	if [ ${#as_root[@]} -gt 0 ]; then
+		engine=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null)}
+		clean
+		# In this session: sudo may know the password from here alone. It hands signals on.
+		exec "${as_root[@]}" env "CONTROLD_BASE=$base" "DOCKER_HOST=$engine" "$0" "$suite"
+	fi
+	lock
+	if is_made; then exit; fi
+	rm -rf --one-file-system "$work" /var/tmp/controld-base-"$suite".* # of one that was killed; nobody else is here
+	work=$(mktemp -d "/var/tmp/controld-base-$suite.XXXXXX")          # /tmp may be mounted nodev
+	bootstrapped
+fi
 say "made in $((SECONDS - started)) s"

@@ -1,15 +1,27 @@
 #!/usr/bin/env bash
-# Builds the images controld/*:TAG from the binaries in a directory. An image
-# whose inputs have not changed comes out of the engine's layer cache.
+# Builds one image, controld/IMAGE:TAG, from the binaries in a directory. Where
+# its inputs have not changed it comes out of the engine's layer cache.
 #
-# usage: deploy/images/build.sh BINARIES TAG
-set -euo pipefail
+# usage: deploy/images/build.sh postgres|pgbouncer|redis|controld BINARIES TAG
+. "$(dirname "$0")/../lib.sh"
 
-binaries=$(cd "$1" && pwd)
-tag=$2
+name=${1:-}
+binaries=$(cd "$2" && pwd)
+image=controld/$name:$3
 here=$(cd "$(dirname "$0")" && pwd)
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+
+# What an image is made of: its base and, beside its Dockerfile, its context.
+case $name in
+postgres) suite=bookworm folder=$binaries files=(controld-node) ;;
+pgbouncer) suite=trixie folder=$binaries files=(controld-node) ;;
+redis) suite=bookworm folder=$here/redis files=(entrypoint.sh) ;;
+controld) suite=bookworm folder=$binaries files=(controld) ;;
+*) die "usage: $0 postgres|pgbouncer|redis|controld BINARIES TAG" ;;
+esac
+
+work=$(mktemp -d)
+clean() { rm -rf "$work"; }
+finally
 
 # apt inside a build takes the way out that the host's own apt takes.
 proxy_args=()
@@ -26,35 +38,18 @@ fi
 
 id() { docker image inspect --format '{{.Id}}' "$1" 2>/dev/null || true; }
 
-# build makes one image. Its context is made of the named files alone, with
-# fixed owners and modes, so that nothing else can invalidate the cache or end
-# up in an image.
-build() { # image, suite, folder, files...
-	local image=controld/$1:$tag dockerfile=$here/$1 suite=$2 folder=$3 old
-	shift 3
-	old=$(id "$image")
-	tar -c --owner=0 --group=0 --mode=u=rwX,go=rX -C "$dockerfile" Dockerfile -C "$folder" "$@" |
-		docker build -t "$image" --build-arg "BASE=controld/base:$suite" "${proxy_args[@]}" - >"$log" 2>&1 || {
-		cat "$log" >&2
-		echo "$image could not be built" >&2
-		exit 1
-	}
-	[ "$old" != "$(id "$image")" ] || return 0
-	echo "built $image" >&2
-	# What the tag pointed to goes, unless another tag or a container needs it.
-	# (docker rmi would take an image's last tag with it, whoever that belongs to.)
-	if [ "$(docker image inspect --format '{{len .RepoTags}}' "$old" 2>/dev/null)" = 0 ]; then
-		docker rmi "$old" >/dev/null 2>&1 || true
-	fi
+# The context is made of the named files alone, with fixed owners and modes, so
+# that nothing else can invalidate the cache or end up in an image.
+old=$(id "$image")
+tar -cf "$work/context" --owner=0 --group=0 --mode=u=rwX,go=rX -C "$here/$name" Dockerfile -C "$folder" "${files[@]}"
+await docker build -t "$image" --build-arg "BASE=$base:$suite" "${proxy_args[@]}" - <"$work/context" >"$work/log" 2>&1 || {
+	cat "$work/log" >&2
+	die "$image could not be built; the output of its build is above."
 }
-
-docker version >/dev/null 2>&1 || {
-	echo "The Docker engine does not answer; make check says more." >&2
-	exit 1
-}
-"$here/base.sh" bookworm
-"$here/base.sh" trixie
-build postgres bookworm "$binaries" controld-node
-build pgbouncer trixie "$binaries" controld-node
-build redis bookworm "$here/redis" entrypoint.sh
-build controld bookworm "$binaries" controld
+[ "$old" != "$(id "$image")" ] || exit 0
+say "built $image in $SECONDS s"
+# What the tag pointed to goes, unless another tag or a container needs it.
+# (docker rmi would take an image's last tag with it, whoever that belongs to.)
+if [ "$(docker image inspect --format '{{len .RepoTags}}' "$old" 2>/dev/null)" = 0 ]; then
+	docker rmi "$old" >/dev/null 2>&1 || true
+fi

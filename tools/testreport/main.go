@@ -2,6 +2,7 @@
 // and prints what `go test` would have printed, with every skipped test named
 // and a closing line that counts. It fails when a test failed and, with CI=true,
 // when one was skipped: there a missing service must not look like success.
+// With -v it prints what the tests that passed have logged, too.
 //
 // It runs no test itself; the caller has to mind the exit status of go test.
 package main
@@ -9,6 +10,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -30,6 +32,7 @@ type test struct{ pkg, name string }
 // report collects what the events have told so far.
 type report struct {
 	out    io.Writer
+	all    bool            // print what passed, too
 	output map[test]string // of tests that have not ended
 	skips  []string        // package, name and message of each skipped test
 
@@ -38,7 +41,9 @@ type report struct {
 }
 
 func main() {
-	r := report{out: os.Stdout, output: map[test]string{}}
+	verbose := flag.Bool("v", false, "print what the tests that passed have logged")
+	flag.Parse()
+	r := report{out: os.Stdout, all: *verbose, output: map[test]string{}}
 	if err := r.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "testreport:", err)
 		os.Exit(1)
@@ -92,6 +97,9 @@ func (r *report) addTest(e event) {
 		return
 	case "pass":
 		r.passed++
+		if r.all {
+			fmt.Fprint(r.out, r.output[t])
+		}
 	case "fail":
 		r.failed++
 		fmt.Fprint(r.out, r.output[t])
