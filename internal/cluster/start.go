@@ -269,27 +269,19 @@ func (st *starter) startsInRecovery() (bool, error) {
 // followed, where another node may have gone on.
 func (st *starter) promote(ctx context.Context) error {
 	leads := false
-	answers := func() (bool, error) {
-		err := st.sessions.with(ctx, st.node, func(session Session) error {
-			pos, err := session.Position(ctx)
-			leads = err == nil && !pos.InRecovery
-			return err
-		})
-		return err == nil, nil // it is starting
+	answers := func() bool { // it may be starting
+		pos, err := st.sessions.position(ctx, st.node)
+		leads = err == nil && !pos.InRecovery
+		return err == nil
 	}
-	if running, err := answers(); err != nil || !running {
+	if !answers() {
 		if _, err := st.m.order(st.node, node.Order{Role: node.RoleStandby}); err != nil {
 			return err
 		}
 		if err := st.m.ensureRunning(ctx, st.node); err != nil {
 			return err
 		}
-		err := poll(ctx, 100*time.Millisecond, func() (bool, error) {
-			if err := st.m.orderFailed(st.node); err != nil {
-				return false, err
-			}
-			return answers()
-		})
+		err := poll(ctx, 100*time.Millisecond, func() (bool, error) { return answers(), st.m.orderFailed(st.node) })
 		if err != nil {
 			return err
 		}
@@ -298,7 +290,7 @@ func (st *starter) promote(ctx context.Context) error {
 		if err := st.sessions.with(ctx, st.node, func(session Session) error { return session.Promote(ctx) }); err != nil {
 			return err
 		}
-		if err := poll(ctx, 20*time.Millisecond, func() (bool, error) { ok, err := answers(); return ok && leads, err }); err != nil {
+		if err := poll(ctx, 20*time.Millisecond, func() (bool, error) { return answers() && leads, nil }); err != nil {
 			return fmt.Errorf("wait for the promotion of %s: %w", st.node.Name, err)
 		}
 	}

@@ -80,8 +80,8 @@ const (
 	retryLongest  = 2 * time.Second
 )
 
-// ErrGoOn, returned by an Undo, says that what its step did cannot be taken
-// back, and that the way on is the better one: the steps after it are done, and
+// ErrGoOn is what an Undo returns when what its step did cannot be taken back,
+// and the way on is the better one: the steps after it are done after all, and
 // those before it stay done.
 var ErrGoOn = errors.New("cannot be taken back: going on")
 
