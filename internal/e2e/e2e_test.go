@@ -88,6 +88,7 @@ type operation struct {
 	Reason string    `json:"reason"`
 	By     string    `json:"requested_by"`
 	Began  time.Time `json:"started_at"`
+	Ended  time.Time `json:"ended_at"` // zero: it goes on
 	Steps  []struct {
 		Name       string  `json:"name"`
 		State      string  `json:"state"`
