@@ -253,7 +253,12 @@ func TestRejoin(t *testing.T) {
 		lost := time.Now()
 		c.docker("kill", "-s", "KILL", c.Container(standby), c.Container(primary))
 		c.docker("update", "--cpus", "2", c.Container(standby))
-		c.run("/nodes/"+standby+"/start", nil)
+		c.until(time.Minute, func() error { // the copy is given up first
+			if a := c.call("admin", "POST", "/nodes/"+standby+"/start", nil); a.Status != 200 {
+				return fmt.Errorf("start %s: %d %s", standby, a.Status, a.Body)
+			}
+			return nil
+		})
 		if op := c.run("/failover", nil); op.Mode != "emergency" || op.Result.To != standby || op.Result.LostBytes != 0 {
 			t.Errorf("mode %s: %+v", op.Mode, op.Result)
 		}

@@ -67,28 +67,26 @@ var errReplaced = errors.New("a segment was recycled while it was read")
 type side struct {
 	dir      Dir
 	control  pgcontrol.Data
+	timeline wal.Timeline // that it is on
+	way      []Branch     // that led there; nil: its history file is missing
 	segments map[wal.SegmentNumber]wal.Timeline
 }
 
-// look reads a node's side, with segments of timelines up to newest; 0: up to
-// the one that the control file names, as a leader's does.
-func look(dataDir string, newest wal.Timeline) (side, error) {
+// look reads a node's log. follows: it may be on a later timeline than its
+// control file says.
+func look(dataDir string, follows bool) (side, error) {
 	control, err := pgcontrol.Read(dataDir)
 	if err != nil {
 		return side{}, err
 	}
-	s := side{dir: Of(dataDir, control.SegmentBytes), control: control}
-	if newest == 0 {
-		newest = control.Timeline()
+	s := side{dir: Of(dataDir, control.SegmentBytes), control: control, timeline: control.Timeline()}
+	if follows {
+		if s.timeline, err = s.dir.Newest(s.timeline); err != nil {
+			return side{}, err
+		}
 	}
-	s.segments, err = s.dir.Segments(newest)
+	s.way, err = s.dir.Lineage(s.timeline)
 	return s, err
-}
-
-// timeline is the one that the node is on: a standby's control file names it
-// only from the first restartpoint on.
-func (s side) timeline(end wal.LSN) wal.Timeline {
-	return max(s.control.Timeline(), s.segments[(end-1).Segment(s.dir.SegmentBytes)])
 }
 
 // bounds are the lowest and the highest segment.
@@ -101,16 +99,24 @@ func (s side) bounds() (oldest, newest wal.SegmentNumber) {
 }
 
 func compare(ctx context.Context, own, leader string, limit int64) (Comparison, error) {
-	mine, err := look(own, ^wal.Timeline(0)) // the control file of one that follows can be behind
-	if err != nil {
-		return Comparison{}, fmt.Errorf("its own WAL: %w", err)
-	}
-	theirs, err := look(leader, 0)
+	theirs, err := look(leader, false)
 	if err != nil {
 		return Comparison{}, fmt.Errorf("the leader's WAL: %w", err)
 	}
+	mine, err := look(own, true)
+	if errors.Is(err, os.ErrNotExist) && mine.timeline > 1 { // it was copied on that timeline
+		mine.way, err = theirs.dir.Lineage(mine.timeline)
+	}
+	if err != nil {
+		return Comparison{}, fmt.Errorf("its own WAL: %w", err)
+	}
 	if mine.control.SystemID != theirs.control.SystemID || mine.dir.SegmentBytes != theirs.dir.SegmentBytes {
 		return Comparison{}, fmt.Errorf("they are no nodes of one cluster (system identifiers %d and %d)", mine.control.SystemID, theirs.control.SystemID)
+	}
+	for _, s := range []*side{&mine, &theirs} {
+		if s.segments, err = s.dir.Segments(s.way); err != nil {
+			return Comparison{}, err
+		}
 	}
 	c := Comparison{From: mine.start(limit)}
 	records := chain{dir: mine.dir, segments: mine.segments}
@@ -125,11 +131,9 @@ func compare(ctx context.Context, own, leader string, limit int64) (Comparison, 
 	if c.End = end; len(spans) == 0 {
 		return Comparison{}, fmt.Errorf("its pg_wal holds no record at %s, where its recovery begins", c.From)
 	}
-	forkAt, diverged, err := forkOf(mine, theirs, end)
-	switch {
-	case err != nil:
-		return Comparison{}, err
-	case diverged:
+	forkAt := fork(mine.way, theirs.way)
+	if forkAt != endless && mine.timeline == theirs.timeline {
+		// Promoted each for itself: pg_rewind would take them for one.
 		return c.diverged(forkAt, "it and the leader went on from %s each by itself, on timelines of the same number"), nil
 	}
 	return c.judge(mine, theirs, spans, forkAt)
@@ -150,27 +154,6 @@ func (s side) start(limit int64) wal.LSN {
 		}
 	}
 	return (newest - back).Start(s.dir.SegmentBytes)
-}
-
-// forkOf is up to where the two have one history. Two that are on a timeline of
-// the same number by different ways were promoted each for itself: only copying
-// brings these together, which diverged says. The own history file is missing
-// where the node was copied when it was on its timeline already.
-func forkOf(mine, theirs side, end wal.LSN) (at wal.LSN, diverged bool, err error) {
-	myTimeline, theirTimeline := mine.timeline(end), theirs.control.Timeline()
-	theirWay, err := theirs.dir.Lineage(theirTimeline)
-	if err != nil {
-		return 0, false, fmt.Errorf("the leader's history: %w", err)
-	}
-	myWay, err := mine.dir.Lineage(myTimeline)
-	if errors.Is(err, os.ErrNotExist) {
-		myWay, err = theirs.dir.Lineage(myTimeline)
-	}
-	if err != nil {
-		return 0, false, fmt.Errorf("its own history: %w", err)
-	}
-	at = fork(myWay, theirWay)
-	return at, at != endless && myTimeline == theirTimeline, nil
 }
 
 // judge compares the spans up to the fork and says what follows.
@@ -204,7 +187,7 @@ func (c Comparison) judge(mine, theirs side, spans []span, forkAt wal.LSN) (Comp
 	switch {
 	case forkAt < c.End:
 		c.Relation, c.At = Past, forkAt
-		c.Why = fmt.Sprintf("it has WAL up to %s on timeline %d, which the leader left at %s", c.End, mine.timeline(c.End), forkAt)
+		c.Why = fmt.Sprintf("it has WAL up to %s on timeline %d, which the leader left at %s", c.End, mine.timeline, forkAt)
 	case last == spans[len(spans)-1].to:
 		c.Relation = Same
 	default:

@@ -271,9 +271,47 @@ func TestRecycledSegmentsAreNone(t *testing.T) {
 	if err != nil || c.Relation != Same || c.End != own.at {
 		t.Errorf("%+v, %v; want the same up to %s", c, err, own.at)
 	}
-	found, err := Of(own.dir, testSegment).Segments(9)
+	found, err := Of(own.dir, testSegment).Segments([]Branch{{1, endless}})
 	if _, has := found[n+1]; err != nil || has || len(found) != int(n-5)+1 {
 		t.Errorf("segments %v, %v", found, err)
+	}
+}
+
+// What pg_rewind leaves of the timeline that it takes back is nobody's WAL: of a
+// later timeline, or of one behind the point at which it was left.
+func TestWhatARewindLeavesIsNotCompared(t *testing.T) {
+	own, leader, redo := pair(t)
+	old := own.clone()
+	for _, w := range []*logWriter{own, leader} {
+		w.fork(2)
+		w.record(9, 9)
+	}
+	own.save(redo)
+	leader.save(redo)
+	old.record(80, 1)
+	for range 3 {
+		old.switchSegment()
+		old.record(80, 1)
+	}
+	n := old.at.Segment(testSegment)
+	own.write(wal.SegmentName(1, n, testSegment), old.segment(n)) // timeline 1 was left before
+	own.write(wal.SegmentName(3, n-1, testSegment), old.segment(n-1))
+	own.write(wal.SegmentName(3, own.at.Segment(testSegment), testSegment), old.segment(own.at.Segment(testSegment)))
+	for _, limit := range []int64{0, testSegment} {
+		c, err := Compare(t.Context(), own.dir, leader.dir, limit)
+		if err != nil || c.Relation != Same || c.End != own.at {
+			t.Errorf("limit %d: %+v, %v; want the same up to %s", limit, c, err, own.at)
+		}
+	}
+	dir := Of(own.dir, testSegment)
+	own.write(wal.SegmentName(3, n, testSegment)+".partial", nil)
+	names, err := dir.Orphans(2)
+	if err != nil || len(names) != 3 {
+		t.Errorf("orphans %v, %v; want those of timeline 3", names, err)
+	}
+	own.history(3, "2\t0/700000\tx\n")
+	if names, err := dir.Orphans(2); err != nil || len(names) != 0 {
+		t.Errorf("orphans %v, %v, with a history", names, err)
 	}
 }
 
@@ -309,7 +347,7 @@ func FuzzChain(f *testing.F) {
 		copy(seg[min(longHeaderBytes, len(seg)):], content)
 		w.save(begins)
 		dir := Of(w.dir, testSegment)
-		segments, err := dir.Segments(1)
+		segments, err := dir.Segments([]Branch{{1, endless}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,17 +57,22 @@ func IsSegment(path string, number wal.SegmentNumber, segmentBytes int64) (bool,
 	return err == nil && address == number.Start(segmentBytes), err
 }
 
-// Segments are the segments that the directory holds, each with the newest
-// timeline, up to newest, that it has it of. Recycled files do not count.
-func (d Dir) Segments(newest wal.Timeline) (map[wal.SegmentNumber]wal.Timeline, error) {
+// Segments are the segments of a lineage that the directory holds, each with the
+// newest timeline that it has it of. Recycled files do not count, nor what was
+// written on a timeline that was left before, or that is none of them.
+func (d Dir) Segments(way []Branch) (map[wal.SegmentNumber]wal.Timeline, error) {
 	entries, err := os.ReadDir(d.Path)
 	if err != nil {
 		return nil, err
 	}
+	ends := map[wal.Timeline]wal.LSN{}
+	for _, b := range way {
+		ends[b.Timeline] = b.End
+	}
 	found := map[wal.SegmentNumber]wal.Timeline{}
 	for _, e := range entries {
 		t, n, ok := wal.ParseSegmentName(e.Name(), d.SegmentBytes)
-		if !ok || t > newest || t <= found[n] {
+		if !ok || n.Start(d.SegmentBytes) >= ends[t] || t <= found[n] {
 			continue
 		}
 		is, err := IsSegment(filepath.Join(d.Path, e.Name()), n, d.SegmentBytes)
@@ -82,6 +87,49 @@ func (d Dir) Segments(newest wal.Timeline) (map[wal.SegmentNumber]wal.Timeline, 
 		}
 	}
 	return found, nil
+}
+
+// Orphans are the names of the segments of timelines after newest that have no
+// history file: pg_rewind leaves those of a timeline that it takes back. Nobody
+// reads them, until somebody begins a timeline of the same number.
+func (d Dir) Orphans(newest wal.Timeline) (names []string, err error) {
+	entries, err := os.ReadDir(d.Path)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		name, _, _ := strings.Cut(e.Name(), ".") // also of a partial one
+		t, _, ok := wal.ParseSegmentName(name, d.SegmentBytes)
+		if !ok || t <= newest {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(d.Path, t.HistoryName())); errors.Is(err, fs.ErrNotExist) {
+			names = append(names, e.Name())
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
+}
+
+// Newest is the newest timeline that the directory has both WAL and a history of,
+// or known, where that is later: a standby's control file names a timeline only
+// from the first restartpoint on.
+func (d Dir) Newest(known wal.Timeline) (wal.Timeline, error) {
+	entries, err := os.ReadDir(d.Path)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		t, _, ok := wal.ParseSegmentName(e.Name(), d.SegmentBytes)
+		if !ok || t <= known {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(d.Path, t.HistoryName())); err == nil {
+			known = t
+		}
+	}
+	return known, nil
 }
 
 // Path of segment n of timeline t.

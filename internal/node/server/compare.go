@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 
 	"controld/internal/node"
+	"controld/internal/pgcontrol"
 	"controld/internal/pgwal"
 )
 
@@ -15,6 +17,9 @@ import (
 func (n *Init) mayFollow(ctx context.Context, o node.Order) error {
 	if o.Role != node.RoleStandby {
 		return nil
+	}
+	if err := n.removeOrphans(); err != nil {
+		return fmt.Errorf("remove WAL of timelines that were taken back: %w", err)
 	}
 	if o.LeaderDir == "" {
 		return n.notDiverged()
@@ -33,6 +38,30 @@ func (n *Init) mayFollow(ctx context.Context, o node.Order) error {
 		return fmt.Errorf("note what the WAL was compared with: %w", err)
 	}
 	return n.notDiverged()
+}
+
+// removeOrphans removes the WAL of timelines of which there is no history any
+// more. pg_rewind keeps some of the timeline that it takes back, and the next
+// promotion begins one of the same number: recovery would read the old file.
+func (n *Init) removeOrphans() error {
+	control, err := pgcontrol.Read(n.cfg.dataDir())
+	if err != nil {
+		return err
+	}
+	dir := pgwal.Of(n.cfg.dataDir(), control.SegmentBytes)
+	names, err := dir.Orphans(control.Timeline())
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	for _, name := range names {
+		n.log.Info("WAL of a timeline that was taken back removed", "file", name)
+		for _, path := range []string{name, filepath.Join("archive_status", name+".ready"), filepath.Join("archive_status", name+".done")} {
+			if err := remove(filepath.Join(dir.Path, path)); err != nil {
+				return err
+			}
+		}
+	}
+	return node.SyncDir(dir.Path)
 }
 
 // notDiverged refuses to start a standby that was found to have diverged.

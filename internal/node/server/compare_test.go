@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -114,6 +115,29 @@ func TestAStandbysDataIsNotStartedToLead(t *testing.T) {
 		}
 		if got := b.starts(); len(got) > 0 {
 			t.Errorf("starts %v", got)
+		}
+	}
+}
+
+// What pg_rewind leaves of a timeline that it took back goes before a standby
+// starts: the next promotion begins a timeline of the same number.
+func TestOrphansGoBeforeAStart(t *testing.T) {
+	b := newBench(t).withCluster()
+	walDir := filepath.Join(b.cfg.dataDir(), pgwal.DirName)
+	for _, name := range []string{"000000010000000000000002", "00000009000000000000000A", "00000009000000000000000B.partial", "archive_status/00000009000000000000000A.ready", "000000080000000000000009", "00000008.history"} {
+		if err := os.WriteFile(filepath.Join(walDir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.run()
+	b.give(standby)
+	b.await(node.StateRunning)
+	for name, left := range map[string]bool{
+		"000000010000000000000002": true, "000000080000000000000009": true, "00000008.history": true,
+		"00000009000000000000000A": false, "00000009000000000000000B.partial": false, "archive_status/00000009000000000000000A.ready": false,
+	} {
+		if exists(filepath.Join(walDir, name)) != left {
+			t.Errorf("%s: left %v, want %v", name, !left, left)
 		}
 	}
 }

@@ -147,8 +147,10 @@ func TestASwapThatWasCutOffIsEnded(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t).withCluster()
 			kept := b.keep()
-			if err := os.MkdirAll(filepath.Join(b.cfg.NodeDir, node.NewDataDir, "global"), 0o700); err != nil {
-				t.Fatal(err)
+			for _, name := range []string{"global", "pg_wal"} {
+				if err := os.MkdirAll(filepath.Join(b.cfg.NodeDir, node.NewDataDir, name), 0o700); err != nil {
+					t.Fatal(err)
+				}
 			}
 			setControl(filepath.Join(b.cfg.NodeDir, node.NewDataDir), "standby")
 			if tt.marker {

@@ -183,8 +183,10 @@ func fakeTool() int {
 		_ = exec.Command("sleep", "1000").Start()
 		time.Sleep(time.Hour)
 	}
-	if err := os.MkdirAll(filepath.Join(dataDir, "global"), 0o700); err != nil {
-		return 1
+	for _, name := range []string{"global", "pg_wal"} {
+		if err := os.MkdirAll(filepath.Join(dataDir, name), 0o700); err != nil {
+			return 1
+		}
 	}
 	setControl(dataDir, "shutdown")
 	return 0
