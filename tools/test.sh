@@ -22,10 +22,10 @@ run_tests() {
 		return
 	fi
 	mapfile -t packages < <(go list ./... | grep -v "/$e2e\$")
-	go test -json -race -timeout 10m "${packages[@]}" || status=$?
+	go test -json -race -timeout 30m "${packages[@]}" || status=$?
 	# The race detector is slow: beside it only each sixth call of an operation
 	# is cut. Here is every one.
-	go test -json -timeout 10m ./internal/cluster || status=$?
+	go test -json -timeout 30m ./internal/cluster || status=$?
 	if [ -d "$e2e" ]; then
 		go test -json -race -count=1 -timeout 60m -parallel 2 "./$e2e" || status=$?
 	fi

@@ -82,8 +82,8 @@ func TestTheWALOfTwoNodesIsTheSame(t *testing.T) {
 	one.start()
 	one.give(node.Order{Role: node.RolePrimary})
 	one.await(node.StateRunning)
+	two.give(node.Order{Role: node.RoleStandby, LeaderDir: one.dataDir()}) // before the start, which would go by the last one
 	two.start()
-	two.give(node.Order{Role: node.RoleStandby, LeaderDir: one.dataDir()})
 	if s := two.await(node.StateRunning); s.Compared == nil || s.Compared.Relation != pgwal.Same {
 		t.Errorf("status %+v", s)
 	}
@@ -110,6 +110,7 @@ func TestAStandbyThatLeftRecoveryDoesNotFollow(t *testing.T) {
 	if c := two.compare(); c.Relation != pgwal.Diverged {
 		t.Fatalf("%+v, want diverged", c)
 	}
+	two.give(node.Order{Role: node.RoleNone})
 	two.start()
 	for range 2 { // again, and without anything to compare with
 		two.give(node.Order{Role: node.RoleStandby, LeaderDir: one.dataDir()})
