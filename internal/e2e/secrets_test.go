@@ -31,9 +31,11 @@ func TestSecretsStaySecret(t *testing.T) {
 	c := up(t)
 	stop := c.watchProcesses()
 	_, standby := c.roles()
-	for _, method := range []string{"basebackup", "rewind"} {
-		c.anew(standby, method)
-	}
+	c.anew(standby, "basebackup")
+	c.psql(standby, "select pg_promote()") // or there would be nothing to rewind
+	c.psql(standby, "create table apart ()")
+	c.signalPostgres(standby, "KILL") // and not its container, which is watched
+	c.anew(standby, "rewind")
 	c.run("/failover", nil)
 	c.waitOK(time.Minute)
 	processes := stop()
