@@ -30,8 +30,8 @@ func Leader(v View) (NodeState, *operation.Problem) {
 }
 
 // BestStandby returns the standby to promote: one that answers, has whole data
-// with no WAL of its own, and has received the most on the highest timeline. On a tie the first in
-// the configuration wins, so that a repeated choice is the same.
+// with no WAL of its own, and has received the most on the highest timeline. On a
+// tie the first in the configuration wins, so that a repeated choice is the same.
 func BestStandby(v View, except string) (NodeState, *operation.Problem) {
 	able := slices.DeleteFunc(slices.Clone(v.Nodes), func(s NodeState) bool {
 		return s.Node.Name == except || s.Role() != RoleStandby || !usable(s) || s.Diverged() != ""

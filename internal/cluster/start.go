@@ -86,17 +86,9 @@ func (m *Manager) startStandbyWork(n Node) operation.Runnable {
 		if _, err := m.orderToFollow(n, upstream, node.Order{}); err != nil {
 			return err
 		}
-		if err := m.ensureRunning(ctx, n); err != nil {
-			return err
-		}
-		return poll(ctx, 100*time.Millisecond, func() (bool, error) {
-			if err := m.orderFailed(n); err != nil {
-				return false, err
-			}
-			pos, err := sessions.position(ctx, n)
-			s.Timeline = pos.Timeline
-			return err == nil, nil // it is starting
-		})
+		pos, err := m.awaitAnswer(ctx, &sessions, n)
+		s.Timeline = pos.Timeline
+		return err
 	}
 	return operation.Work[startState]{
 		Prepare: prepare,
@@ -107,6 +99,22 @@ func (m *Manager) startStandbyWork(n Node) operation.Runnable {
 		Result:  func(s *startState) map[string]any { return map[string]any{"node": s.Node, "timeline": s.Timeline} },
 		Close:   func() { sessions.closeAll(); m.lookAgain() },
 	}
+}
+
+// awaitAnswer waits until a node that was ordered to start says where it stands.
+func (m *Manager) awaitAnswer(ctx context.Context, sessions *sessionCache, n Node) (pos Position, err error) {
+	if err := m.ensureRunning(ctx, n); err != nil {
+		return pos, err
+	}
+	err = poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		if err := m.orderFailed(n); err != nil {
+			return false, err
+		}
+		var asked error
+		pos, asked = sessions.position(ctx, n)
+		return asked == nil, nil // it is starting
+	})
+	return pos, err
 }
 
 func containerCheck(s NodeState) operation.Check {
@@ -268,33 +276,28 @@ func (st *starter) startsInRecovery() (bool, error) {
 // Merely started without its signal file it would write on the one that it
 // followed, where another node may have gone on.
 func (st *starter) promote(ctx context.Context) error {
-	leads := false
-	answers := func() bool { // it may be starting
-		pos, err := st.sessions.position(ctx, st.node)
-		leads = err == nil && !pos.InRecovery
-		return err == nil
-	}
-	if !answers() {
+	pos, err := st.sessions.position(ctx, st.node)
+	if err != nil {
 		if _, err := st.m.order(st.node, node.Order{Role: node.RoleStandby}); err != nil {
 			return err
 		}
-		if err := st.m.ensureRunning(ctx, st.node); err != nil {
-			return err
-		}
-		err := poll(ctx, 100*time.Millisecond, func() (bool, error) { return answers(), st.m.orderFailed(st.node) })
-		if err != nil {
+		if pos, err = st.m.awaitAnswer(ctx, &st.sessions, st.node); err != nil {
 			return err
 		}
 	}
-	if !leads {
+	if pos.InRecovery {
 		if err := st.sessions.with(ctx, st.node, func(session Session) error { return session.Promote(ctx) }); err != nil {
 			return err
 		}
-		if err := poll(ctx, 20*time.Millisecond, func() (bool, error) { return answers() && leads, nil }); err != nil {
+		err := poll(ctx, 20*time.Millisecond, func() (bool, error) {
+			pos, err := st.sessions.position(ctx, st.node)
+			return err == nil && !pos.InRecovery, nil
+		})
+		if err != nil {
 			return fmt.Errorf("wait for the promotion of %s: %w", st.node.Name, err)
 		}
 	}
-	_, err := st.m.order(st.node, node.Order{Role: node.RolePrimary}) // its init only takes note
+	_, err = st.m.order(st.node, node.Order{Role: node.RolePrimary}) // its init only takes note
 	return err
 }
 

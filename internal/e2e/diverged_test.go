@@ -88,15 +88,10 @@ func rewindOfAFollower(c *cluster) {
 // that is started without its signal file.
 func (c *cluster) leaveRecovery(node string) {
 	c.t.Helper()
-	_, dir := c.volume(node)
+	volume, dir := c.volume(node)
 	number := strings.Split(dir, "/")[2]
-	c.helper(node, []string{"--rm", "--user", "5432:5432", "-v", c.Prefix + number + "-order:/order:ro", "-v", c.nodeVolume(node) + ":" + strings.TrimSuffix(dir, "/data")},
+	c.helper(node, []string{"--rm", "--user", "5432:5432", "-v", c.Prefix + number + "-order:/order:ro", "-v", volume + ":" + strings.TrimSuffix(dir, "/data")},
 		"bash", "-c", fmt.Sprintf("rm -f %[1]s/standby.signal %[1]s/postmaster.pid && /usr/lib/postgresql/15/bin/postgres --single -D %[1]s -c config_file=/order/postgresql.conf postgres </dev/null", dir))
-}
-
-func (c *cluster) nodeVolume(node string) string {
-	volume, _ := c.volume(node)
-	return volume
 }
 
 // leftRecovery: a standby that wrote by itself is found out before it streams,
@@ -111,7 +106,7 @@ func leftRecovery(c *cluster) {
 	c.leaveRecovery(standby)
 	c.rows("own", 6, 1005)
 	// Nothing can be copied while there is a tablespace, so that it stays as it is.
-	c.inContainerAs(primary, "mkdir -p /tmp/space && chown 5432:5432 /tmp/space")
+	c.spaceFor(primary, "/tmp/space")
 	c.psql(primary, "create tablespace space location '/tmp/space'")
 	lost := time.Now()
 	show()
@@ -151,10 +146,12 @@ func (c *cluster) killHidden(node string) (show func()) {
 	return show
 }
 
-// inContainerAs runs a line as root in a node's container.
-func (c *cluster) inContainerAs(node, line string) {
+// spaceFor makes a folder for a tablespace in a node's container.
+func (c *cluster) spaceFor(node, dir string) {
 	c.t.Helper()
-	c.docker("exec", c.Container(node), "sh", "-c", line)
+	if err := c.inContainer(node, "mkdir -p "+dir+" && chown 5432:5432 "+dir); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // tablespaceKeepsTheStandby: a standby that cannot replay what the primary did,
@@ -164,7 +161,7 @@ func tablespaceKeepsTheStandby(c *cluster) {
 	primary, standby := c.roles()
 	_, dir := c.volume(standby)
 	before := c.docker("exec", c.Container(standby), "stat", "-c", "%i", dir+"/PG_VERSION")
-	c.inContainerAs(primary, "mkdir -p /tmp/more && chown 5432:5432 /tmp/more")
+	c.spaceFor(primary, "/tmp/more")
 	lost := time.Now()
 	c.psql(primary, "create tablespace more location '/tmp/more'")
 	err := testcluster.Poll(t.Context(), time.Minute, 100*time.Millisecond, func(context.Context) error {
