@@ -106,7 +106,7 @@ func (c *cluster) sameRows(table string) {
 	primary, standby := c.roles()
 	want := c.psql(primary, sql)
 	var got string
-	err := testcluster.Poll(c.t.Context(), 10*time.Second, 100*time.Millisecond, func(ctx context.Context) (err error) {
+	err := testcluster.Poll(c.t.Context(), time.Minute, 100*time.Millisecond, func(ctx context.Context) (err error) {
 		if got, err = c.Psql(ctx, standby, "imdb", sql); err == nil && got != want {
 			err = fmt.Errorf("%s on %s: %s, on %s: %s", table, primary, want, standby, got)
 		}

@@ -65,9 +65,9 @@ func TestEngineRestart(t *testing.T) {
 				start()
 			}
 			c.waitOK(comesBack)
-			c.sameData()
 			written(t, pooled, time.Now(), 10*time.Second)
 			pooledReport, directReport := pooled.Stop(), direct.Stop()
+			c.sameData()
 			if stats := directReport.Since(killed); stats.Acked > 0 {
 				t.Errorf("%s acknowledged %d commits after it was killed", primary, stats.Acked)
 			}

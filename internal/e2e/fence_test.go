@@ -94,8 +94,8 @@ func TestFrozenPrimaryAcknowledgesNothing(t *testing.T) {
 			time.Sleep(time.Second)
 			stop()
 			c.waitOK(comesBack)
-			c.sameData()
 			pooledReport, directReport := pooled.Stop(), direct.Stop()
+			c.sameData()
 
 			if op.Mode != "emergency" || op.Result.LostBytes != 0 {
 				t.Errorf("mode %s, lost %d bytes", op.Mode, op.Result.LostBytes)
