@@ -22,7 +22,7 @@ import (
 const debianAlone = "docker.io docker-compose make"
 
 // tools are those that make has to install on it.
-var tools = []string{"curl", "git", "debootstrap", "ip", "shellcheck", "gcc"}
+var tools = []string{"curl", "git", "mmdebstrap", "ip", "shellcheck", "gcc"}
 
 // TestLongBareMachine does what the README says on a Debian 12 that has an
 // engine, docker-compose, Go and make, and neither a Go cache nor an image's
@@ -34,7 +34,7 @@ func TestLongBareMachine(t *testing.T) {
 	b.lacks("at the beginning", tools...)
 
 	said, took := b.make("INSTALL=no", "up")
-	if b.failed == nil || !strings.Contains(said, "apt-get install -y --no-install-recommends debootstrap curl") || took > 20*time.Second {
+	if b.failed == nil || !strings.Contains(said, "apt-get install -y --no-install-recommends mmdebstrap curl") || took > 20*time.Second {
 		t.Errorf("make up INSTALL=no: %v after %v:\n%s", b.failed, took, said)
 	}
 	b.lacks("after INSTALL=no", tools...)
@@ -101,7 +101,7 @@ func newBare(t *testing.T) *bare {
 	args := []string{
 		"run", "-d", "--name", b.name, "--network", "host", "--init",
 		"-v", "/var/run/docker.sock:/var/run/docker.sock", "-v", b.dir + ":" + b.dir, "-w", b.dir,
-		// debootstrap mounts. (--privileged would do, but not every machine's engine may give that much.)
+		// mmdebstrap mounts. (--privileged would do, but not every machine's engine may give that much.)
 		"--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
 		// What is built lies on a disk, as it would on a machine, and not in layers.
 		"-v", "/root", "-v", "/tmp", "-v", "/var/tmp",

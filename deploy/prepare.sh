@@ -12,7 +12,6 @@
 root=$(cd "$(dirname "$0")/.." && pwd)
 lock_seconds=${APT_LOCK_SECONDS:-120} # for another apt-get to end
 certificates=/etc/ssl/certs/ca-certificates.crt
-[ "$(id -u)" = 0 ] || PATH=$PATH:/usr/sbin:/sbin # where debootstrap is, and no user looks
 
 # needs prints what a target needs, a command or a file, each with the package
 # that brings it.
@@ -41,15 +40,15 @@ needs_cluster() {
 	docker compose version >/dev/null 2>&1 || echo docker-compose docker-compose
 }
 
-# needs_base: debootstrap makes the images' bases where no registry answers.
+# needs_base: mmdebstrap makes the images' bases where no registry answers.
 needs_base() {
 	[ "$bases" = unmade ] || return 0
-	echo debootstrap debootstrap
+	echo mmdebstrap mmdebstrap
 	echo "$keyring" debian-archive-keyring
 }
 
 # find_bases tells in $bases whether the images' bases are made, would come from
-# a registry, or are unmade. A registry is not asked where debootstrap is there
+# a registry, or are unmade. A registry is not asked where mmdebstrap is there
 # and may be used, and gets more time where nothing else helps.
 bases=unmade
 find_bases() {
@@ -59,7 +58,7 @@ find_bases() {
 		[ "$suite" != "${suites[-1]}" ] || bases=made
 	done
 	[ "$bases" = unmade ] || return 0
-	if become_root && has debootstrap && has "$keyring"; then return 0; fi
+	if become_root && has mmdebstrap && has "$keyring"; then return 0; fi
 	[ "${INSTALL:-}" != no ] && become_root || patience=20
 	if "$root/deploy/images/base.sh" ask "$patience"; then bases=pulled; fi
 }

@@ -22,14 +22,14 @@ type machine struct {
 // ordinary are the commands of every Debian machine that the scripts use.
 var ordinary = []string{
 	"awk", "bash", "cat", "chmod", "date", "dirname", "env", "flock", "grep", "head", "kill", "mktemp", "rm", "sed", "setpriv", "setsid",
-	"sleep", "tail", "timeout", "tr", "umount",
+	"sleep", "tac", "tail", "timeout", "tr", "umount", "xargs",
 }
 
 // installs is a stand-in for apt-get. What it was asked to install is then there.
 const installs = `
 for word in "$@"; do
 	case $word in
-	curl | shellcheck | debootstrap | git) printf '#!/bin/sh\n' >"$BIN/$word"; chmod +x "$BIN/$word" ;;
+	curl | shellcheck | mmdebstrap | git) printf '#!/bin/sh\n' >"$BIN/$word"; chmod +x "$BIN/$word" ;;
 	esac
 done`
 
@@ -157,8 +157,8 @@ func TestPrepare(t *testing.T) {
 		{"nothing is missing", root, "lint", "", func(m *machine) { m.has("shellcheck", "") }, true, nil, announces, 0, 0},
 
 		{"images need nothing when their bases are made", root, "images", "", nil, true, nil, announces, 0, 0},
-		{"a registry that refuses", root, "images", "", func(m *machine) { m.has("docker", noBases+"pull) exit 1 ;; esac") }, true, []string{announces + "debootstrap"}, "", 1, 0},
-		{"a registry that is silent", root, "images", "", func(m *machine) { m.has("docker", noBases+"pull) exec sleep 60 ;; esac") }, true, []string{announces + "debootstrap"}, "", 1, 0},
+		{"a registry that refuses", root, "images", "", func(m *machine) { m.has("docker", noBases+"pull) exit 1 ;; esac") }, true, []string{announces + "mmdebstrap"}, "", 1, 0},
+		{"a registry that is silent", root, "images", "", func(m *machine) { m.has("docker", noBases+"pull) exec sleep 60 ;; esac") }, true, []string{announces + "mmdebstrap"}, "", 1, 0},
 		{"a registry that answers", root, "images", "", func(m *machine) {
 			m.has("docker", noBases+"pull) echo 'bookworm-slim: Pulling from library/debian'; exec sleep 60 ;; esac")
 		}, true, nil, announces, 0, 0},

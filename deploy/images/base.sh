@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that the image controld/base:SUITE exists: what Debian calls
-# SUITE-slim, pulled where a registry answers, else made with debootstrap from
+# SUITE-slim, pulled where a registry answers, else made with mmdebstrap from
 # the mirror that this machine's own apt uses.
 #
 # It is made once. For the newest security updates remove it and build again:
@@ -10,7 +10,7 @@
 #        deploy/images/base.sh ask SECONDS     succeeds if a registry answers in that time
 . "$(dirname "$0")/../lib.sh"
 
-answer_seconds=2 # how long a registry may say nothing before debootstrap is begun
+answer_seconds=2 # how long a registry may say nothing before mmdebstrap is begun
 pull_seconds=120 # how long one that answers may take for an image of 30 MB
 lock_seconds=900
 default_mirror=http://deb.debian.org/debian
@@ -95,16 +95,41 @@ pulled() {
 	fi
 }
 
-need_debootstrap() {
-	if command -v debootstrap >/dev/null && [ -e "$keyring" ]; then return 0; fi
-	say "no registry answers, and debootstrap, which makes the base instead, is missing. Install it:"
-	say "    sudo apt-get install -y --no-install-recommends debootstrap debian-archive-keyring"
+need_mmdebstrap() {
+	if command -v mmdebstrap >/dev/null && [ -e "$keyring" ]; then return 0; fi
+	say "no registry answers, and mmdebstrap, which makes the base instead, is missing. Install it:"
+	say "    sudo apt-get install -y --no-install-recommends mmdebstrap debian-archive-keyring"
 	exit 1
+}
+
+# sources prints apt's sources of the image: the mirror found here, with updates
+# and security where they can be had.
+sources() { # mirror
+	local mirror=$1 security
+	echo "deb $mirror $suite main"
+	if first_mirror "$suite-updates" Debian "$mirror" >/dev/null; then
+		echo "deb $mirror $suite-updates main"
+	fi
+	if security=$(first_mirror "$suite-security" Debian-Security "${uris[@]}" "$default_security"); then
+		echo "deb $security $suite-security main"
+	else
+		say "no mirror of $suite-security answers: the images go without security updates"
+	fi
+}
+
+# apt_settings prints apt's settings of the image.
+apt_settings() {
+	echo 'Acquire::Languages "none";'
+	echo 'Acquire::GzipIndexes "true";'
+	# A mirror frozen at a date needs these in the image as on the host.
+	if command -v apt-config >/dev/null; then
+		apt-config dump --format '%F "%v";%n' Acquire::Check-Valid-Until Acquire::Check-Date | grep -v '""' || true
+	fi
 }
 
 # configure_dpkg leaves out what Debian's own slim images leave out, in every
 # package, and does not wait for the disk: an image that a crash cut off is made
-# anew. That takes a fifth off debootstrap's own time.
+# anew. It and slim are hooks of mmdebstrap, which run in sh.
 configure_dpkg() { # root
 	mkdir -p "$1/etc/dpkg/dpkg.cfg.d"
 	cat >"$1/etc/dpkg/dpkg.cfg.d/slim" <<-'END'
@@ -119,47 +144,28 @@ configure_dpkg() { # root
 	END
 }
 
-# slim removes what debootstrap has unpacked before dpkg could read that.
+# slim removes what mmdebstrap has unpacked by itself, without dpkg, and what it
+# took from this machine.
 slim() { # root
-	local root=$1
-	find "$root/usr/share/doc" -mindepth 2 ! -name copyright ! -type d -delete
-	find "$root/usr/share/doc" -mindepth 1 -type d -empty -delete
-	rm -rf "$root"/usr/share/{man,info,locale,lintian,linda}/*
-	rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/cache/debconf/*-old
-	find "$root/var/log" -type f -delete
-	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # no service starts while a package is installed
-	chmod 755 "$root/usr/sbin/policy-rc.d"
+	local doc="$1/usr/share/doc" part
+	find "$doc" -mindepth 2 ! -name copyright ! -type d -delete
+	find "$doc" -mindepth 1 -type d -empty -delete
+	for part in man info locale lintian linda; do rm -rf "$1/usr/share/$part"/*; done
+	rm -rf "$1"/var/cache/debconf/*-old "$1/etc/hostname" "$1/etc/resolv.conf"
+	find "$1/var/log" -type f -delete
+	printf '#!/bin/sh\nexit 101\n' >"$1/usr/sbin/policy-rc.d" # no service starts while a package is installed
+	chmod 755 "$1/usr/sbin/policy-rc.d"
 }
 
-# sources writes apt's configuration of the image: the mirror found here, with
-# updates and security where they can be had.
-sources() { # root, mirror
-	local root=$1 mirror=$2 security
-	{
-		echo "deb $mirror $suite main"
-		if first_mirror "$suite-updates" Debian "$mirror" >/dev/null; then
-			echo "deb $mirror $suite-updates main"
-		fi
-		if security=$(first_mirror "$suite-security" Debian-Security "${uris[@]}" "$default_security"); then
-			echo "deb $security $suite-security main"
-		else
-			say "no mirror of $suite-security answers: the images go without security updates"
-		fi
-	} >"$root/etc/apt/sources.list"
-	{
-		echo 'Acquire::Languages "none";'
-		echo 'Acquire::GzipIndexes "true";'
-		# A mirror frozen at a date needs these in the image as on the host.
-		if command -v apt-config >/dev/null; then
-			apt-config dump --format '%F "%v";%n' Acquire::Check-Valid-Until Acquire::Check-Date | grep -v '""' || true
-		fi
-	} >"$root/etc/apt/apt.conf.d/90controld"
+# hook prints a function of this script as a hook of mmdebstrap.
+hook() { # function
+	printf 'set -eu\n%s\n%s "$1"\n' "$(declare -f "$1")" "$1"
 }
 
 clean() {
 	[ -n "$work" ] || return 0
-	# An interrupted debootstrap can leave these mounted, without namespaces.
-	umount "$work/root/proc" "$work/root/sys" 2>/dev/null || true
+	# An interrupted mmdebstrap can leave something mounted, without namespaces.
+	awk -v "work=$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts | tac | xargs -r umount 2>/dev/null || true
 	rm -rf --one-file-system "$work"
 }
 
@@ -172,32 +178,33 @@ apart() {
 }
 
 bootstrapped() {
-	need_debootstrap
+	need_mmdebstrap
 	mapfile -t uris < <(apt_uris)
 
-	local mirror proxy include=()
+	local mirror proxy options=()
 	mirror=$(first_mirror "$suite" Debian "${uris[@]}" "$default_mirror") || {
 		say "no Debian mirror has $suite; tried: ${uris[*]} $default_mirror"
 		exit 1
 	}
-	case $mirror in https:*) include=(--include=ca-certificates) ;; esac
+	case $mirror in https:*) options+=(--include=ca-certificates) ;; esac
+	# Without it bookworm's apt would merge /usr with a program, and all of Perl.
+	case $suite in bookworm) options+=(--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr) ;; esac
 	proxy=$(apt_proxy "$mirror")
 	[ -z "$proxy" ] || export http_proxy=$proxy https_proxy=$proxy
 
-	say "no registry answers: debootstrap from $mirror"
-	configure_dpkg "$work/root"
-	apart debootstrap --variant=minbase --keyring="$keyring" "${include[@]}" \
-		"$suite" "$work/root" "$mirror" >"$work/log" 2>&1 || {
+	say "no registry answers: mmdebstrap from $mirror"
+	sources "$mirror" >"$work/sources"
+	apt_settings >"$work/apt"
+	# The archive goes by way of a file: the engine takes the end of a pipe for
+	# the end of the archive, also where its writer was killed. /dev is the
+	# engine's own, and the policy-rc.d that mmdebstrap makes it would remove.
+	TMPDIR=$work apart mmdebstrap --mode=root --variant=minbase --format=tar --keyring="$keyring" \
+		--aptopt="$work/apt" --setup-hook="$(hook configure_dpkg)" --customize-hook="$(hook slim)" \
+		--skip=output/dev,chroot/policy-rc.d "${options[@]}" "$suite" "$work/root.tar" "$work/sources" >"$work/log" 2>&1 || {
 		cat "$work/log" >&2
-		tail -n 20 "$work/root/debootstrap/debootstrap.log" >&2 2>/dev/null || true
-		say "debootstrap failed; its output is above"
+		say "mmdebstrap failed; its output is above"
 		exit 1
 	}
-	slim "$work/root"
-	sources "$work/root" "$mirror"
-	# By way of a file: the engine takes the end of a pipe for the end of the
-	# archive, also where tar was killed.
-	tar -C "$work/root" --numeric-owner --sort=name -cf "$work/root.tar" .
 	await docker import --change 'CMD ["bash"]' "$work/root.tar" "$image" >/dev/null
 }
 
@@ -238,7 +245,7 @@ started=$SECONDS
 work=$(mktemp -d)
 if ! pulled; then
 	become_root || {
-		say "no registry answers, and debootstrap, which makes the base instead, has to be root. Run it once:"
+		say "no registry answers, and mmdebstrap, which makes the base instead, has to be root. Run it once:"
 		say "    sudo $0 $suite"
 		exit 1
 	}
