@@ -27,7 +27,8 @@ prepare  = missing=$$(deploy/prepare.sh check $(1))
 parallel = exec $(MAKE) -j TARGET=$(1) MISSING="$$missing" all-images
 
 .PHONY: help check up down destroy env build images test test-long lint generate verify bench bench-failover \
-	packages all-images test-images $(IMAGES:%=image-%) $(BASES:%=base-%)
+	build-controld build-node \
+	packages packages-postgres packages-pgbouncer all-images test-images $(IMAGES:%=image-%) $(BASES:%=base-%)
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,8 +53,13 @@ env: ## print addresses and passwords: eval "$(make -s env)"
 
 # --- Building ---
 
-build: ## build the static binaries into build/
-	@GO_TAGS='$(GO_TAGS)' deploy/images/binaries.sh $(BINARIES)
+build: build-controld ## build the static binaries into build/
+
+# One after the other, for they have much in common. The nodes' is first, because
+# two images can be finished while the other one is being compiled.
+build-controld: build-node
+build-controld build-node:
+	@GO_TAGS='$(GO_TAGS)' deploy/images/binaries.sh $(BINARIES) $(@:build-%=%)
 
 images: ## build the container images
 	@$(call prepare,images) && $(call parallel,images)
@@ -71,13 +77,19 @@ $(BASES:%=base-%): packages
 
 # Only the certificates are needed to download modules.
 ifneq (,$(filter ca-certificates,$(MISSING)))
-build: packages
+build-node: packages
 endif
 
-image-postgres:  base-bookworm build
-image-pgbouncer: base-trixie build
+packages-postgres:  base-bookworm
+packages-pgbouncer: base-trixie
+
+packages-postgres packages-pgbouncer:
+	@exec deploy/images/build.sh packages $(@:packages-%=%)
+
+image-postgres:  packages-postgres build-node
+image-pgbouncer: packages-pgbouncer build-node
 image-redis:     base-bookworm
-image-controld:  base-bookworm build
+image-controld:  base-bookworm build-controld
 
 $(IMAGES:%=image-%):
 	@. deploy/compose/lib.sh && exec deploy/images/build.sh $(@:image-%=%) $(BINARIES) "$$CONTROLD_TAG"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the static binaries into a directory.
+# Builds one static binary into a directory.
 #
-# usage: [GO_TAGS=tag] deploy/images/binaries.sh DIRECTORY
+# usage: [GO_TAGS=tag] deploy/images/binaries.sh DIRECTORY controld|node
 . "$(dirname "$0")/../lib.sh"
 
 directory=$1
@@ -10,18 +10,20 @@ work=$(mktemp -d)
 clean() { rm -rf "$work"; }
 finally
 
-build() { # binary, package, flags of the linker
-	CGO_ENABLED=0 await go build -trimpath -buildvcs=false -tags="${GO_TAGS:-}" -ldflags="-s -w $3" \
-		-o "$directory/$1" "$2" 2>"$work/log" || {
-		cat "$work/log" >&2
-		die "$directory/$1 could not be built."
-	}
-}
+# The linker leaves debugging information out, so the compiler need not write it.
+flags=(-trimpath -buildvcs=false -tags="${GO_TAGS:-}" -gcflags=all=-dwarf=false)
+case ${2:-} in
+controld) binary=controld package=./cmd/controld link="-s -w -X main.version=$version" ;;
+node) binary=controld-node package=./cmd/node link="-s -w" ;;
+*) die "usage: $0 DIRECTORY controld|node" ;;
+esac
 
 # One of two builds at once writes a binary that the other puts into an image.
 mkdir -p "$directory"
 exec 9>"$directory/.lock"
 flock 9
-build controld ./cmd/controld "-X main.version=$version"
-build controld-node ./cmd/node ''
-[ $SECONDS -lt 5 ] || say "built the binaries in $SECONDS s"
+CGO_ENABLED=0 await go build "${flags[@]}" -ldflags="$link" -o "$directory/$binary" "$package" 2>"$work/log" || {
+	cat "$work/log" >&2
+	die "$directory/$binary could not be built."
+}
+[ $SECONDS -lt 5 ] || say "built $directory/$binary in $SECONDS s"
