@@ -104,7 +104,6 @@ test-images:
 
 test: ## run every test, those against real containers too (PKG=, RUN=: some)
 	@$(call prepare,test) && exec $(MAKE) TARGET=test MISSING="$$missing" test-images
-	@go vet ./...
 	@CONTROLD_TAG=$(TEST_TAG) PKG='$(PKG)' RUN='$(RUN)' tools/test.sh
 
 test-long: ## run the tests that take too long for make test (LONG=name: one)
@@ -114,7 +113,8 @@ test-long: ## run the tests that take too long for make test (LONG=name: one)
 lint: ## check formatting and style
 	@$(call prepare,lint) && deploy/prepare.sh install lint $$missing
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
-	@$(GO_TOOL) golangci-lint run --build-tags long ./...
+	@. deploy/lib.sh && export CGO_ENABLED=0 GOFLAGS="$$(go env GOFLAGS) $${go_flags[*]}" && \
+		$(GO_TOOL) golangci-lint run --build-tags long ./...
 	@shellcheck .ci/run $$(find bench deploy tools -name '*.sh')
 
 generate: ## generate code from openapi.yaml

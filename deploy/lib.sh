@@ -4,6 +4,10 @@ set -euo pipefail
 
 base=${CONTROLD_BASE:-controld/base} # of the images; a test of the building has a name of its own
 suites=(bookworm trixie)
+# How Go compiles what needs no race detector. All who compile so share the
+# packages of one another. The compiler need not write for debuggers what the
+# linker leaves out of a binary.
+go_flags=(-trimpath -buildvcs=false -gcflags=all=-dwarf=false)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 say() { echo "$*" >&2; }

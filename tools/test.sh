@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs every test with the race detector. The tests against containers come
+# Runs go vet and every test with the race detector. The tests against containers come
 # last and alone: some of them measure how long a failover takes. With PKG only
 # the packages that it names are tested, with RUN only what it matches in them.
-set -euo pipefail
+. "$(dirname "$0")/../deploy/lib.sh"
 cd "$(dirname "$0")/.."
 
 # The images under test: make test builds them with a tag of their own.
@@ -11,8 +11,9 @@ export CONTROLD_TAG=$tag
 export CONTROLD_TEST_POSTGRES_IMAGE=controld/postgres:$tag CONTROLD_TEST_PGBOUNCER_IMAGE=controld/pgbouncer:$tag
 
 e2e=internal/e2e
-go test -C tools ./testreport
-go build -C tools -o ../build/testreport ./testreport
+CGO_ENABLED=0 go test -C tools "${go_flags[@]}" ./testreport
+CGO_ENABLED=0 go build -C tools "${go_flags[@]}" -o ../build/testreport ./testreport
+CGO_ENABLED=0 go vet "${go_flags[@]}" ./...
 
 run_tests() {
 	local status=0
@@ -25,7 +26,7 @@ run_tests() {
 	go test -json -race -timeout 30m "${packages[@]}" || status=$?
 	# The race detector is slow: beside it only each sixth call of an operation
 	# is cut. Here is every one.
-	go test -json -timeout 30m ./internal/cluster || status=$?
+	CGO_ENABLED=0 go test "${go_flags[@]}" -json -timeout 30m ./internal/cluster || status=$?
 	if [ -d "$e2e" ]; then
 		go test -json -race -count=1 -timeout 60m -parallel 2 "./$e2e" || status=$?
 	fi

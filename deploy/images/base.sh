@@ -147,18 +147,19 @@ configure_dpkg() { # root
 # slim removes what mmdebstrap has unpacked by itself, without dpkg, and what it
 # took from this machine.
 slim() { # root
-	local doc="$1/usr/share/doc" part
-	find "$doc" -mindepth 2 ! -name copyright ! -type d -delete
-	find "$doc" -mindepth 1 -type d -empty -delete
-	for part in man info locale lintian linda; do rm -rf "$1/usr/share/$part"/*; done
-	rm -rf "$1"/var/cache/debconf/*-old "$1/etc/hostname" "$1/etc/resolv.conf"
-	find "$1/var/log" -type f -delete
-	printf '#!/bin/sh\nexit 101\n' >"$1/usr/sbin/policy-rc.d" # no service starts while a package is installed
-	chmod 755 "$1/usr/sbin/policy-rc.d"
+	local root=${1:?} part
+	find "$root/usr/share/doc" -mindepth 2 ! -name copyright ! -type d -delete
+	find "$root/usr/share/doc" -mindepth 1 -type d -empty -delete
+	for part in man info locale lintian linda; do rm -rf "$root/usr/share/${part:?}"/*; done
+	rm -rf "$root"/var/cache/debconf/*-old "$root/etc/hostname" "$root/etc/resolv.conf"
+	find "$root/var/log" -type f -delete
+	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # no service starts while a package is installed
+	chmod 755 "$root/usr/sbin/policy-rc.d"
 }
 
 # hook prints a function of this script as a hook of mmdebstrap.
 hook() { # function
+	# shellcheck disable=SC2016 # for the hook's shell
 	printf 'set -eu\n%s\n%s "$1"\n' "$(declare -f "$1")" "$1"
 }
 

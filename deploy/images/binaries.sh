@@ -10,8 +10,6 @@ work=$(mktemp -d)
 clean() { rm -rf "$work"; }
 finally
 
-# The linker leaves debugging information out, so the compiler need not write it.
-flags=(-trimpath -buildvcs=false -tags="${GO_TAGS:-}" -gcflags=all=-dwarf=false)
 case ${2:-} in
 controld) binary=controld package=./cmd/controld link="-s -w -X main.version=$version" ;;
 node) binary=controld-node package=./cmd/node link="-s -w" ;;
@@ -22,7 +20,7 @@ esac
 mkdir -p "$directory"
 exec 9>"$directory/.lock"
 flock 9
-CGO_ENABLED=0 await go build "${flags[@]}" -ldflags="$link" -o "$directory/$binary" "$package" 2>"$work/log" || {
+CGO_ENABLED=0 await go build "${go_flags[@]}" -tags="${GO_TAGS:-}" -ldflags="$link" -o "$directory/$binary" "$package" 2>"$work/log" || {
 	cat "$work/log" >&2
 	die "$directory/$binary could not be built."
 }
