@@ -83,8 +83,9 @@ endif
 packages-postgres:  base-bookworm
 packages-pgbouncer: base-trixie
 
+# Where there is a binary already they are not built beside anything.
 packages-postgres packages-pgbouncer:
-	@exec deploy/images/build.sh packages $(@:packages-%=%)
+	@[ -e $(BINARIES)/controld-node ] || exec deploy/images/build.sh packages $(@:packages-%=%)
 
 image-postgres:  packages-postgres build-node
 image-pgbouncer: packages-pgbouncer build-node

@@ -71,6 +71,7 @@ apt_proxy() {
 # found it; a registry that is silent for longer is not waited for.
 answers() { # suite, seconds
 	local started=$SECONDS
+	: >"$work/pull" # it is read before what is begun here has opened it
 	timeout "$pull_seconds" docker pull "debian:$1-slim" >"$work/pull" 2>&1 &
 	child=$!
 	until grep -q 'Pulling from' "$work/pull"; do
