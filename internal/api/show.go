@@ -172,7 +172,7 @@ func nodeOf(view cluster.View, s cluster.NodeState) gen.Node {
 
 func showServer(n *gen.Node, view cluster.View, s cluster.NodeState) {
 	srv := s.Server
-	n.StartedAt = moment(srv.StartedAt)
+	n.StartedAt, n.AnsweredAt = moment(srv.StartedAt), moment(s.AnsweredAt)
 	if srv.SystemID != 0 {
 		n.SystemIdentifier = pointer(strconv.FormatUint(srv.SystemID, 10))
 	}

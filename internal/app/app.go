@@ -140,6 +140,7 @@ func (a *app) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.onStop("looks at the servers", func() error { manager.Close(); return nil })
 	wake := wakeups(ctx, engine, containers(set, cfg))
 	watcher := monitor.New(monitor.Config{
 		Interval: set.Interval, Replication: set.Replication, SyncTimeout: set.SyncTimeout, Events: wake,

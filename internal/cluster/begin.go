@@ -67,7 +67,7 @@ func (m *Manager) bootstrap(ctx context.Context, r nodeRequest, reason string) (
 // decideStart gathers what the rule needs from the volumes. A volume that
 // cannot be read at all is an error: an unreadable node is no empty node.
 func (m *Manager) decideStart(ctx context.Context) (StartDecision, error) {
-	v := m.fresh(ctx)
+	v := m.lookAgain(ctx)
 	facts := make([]StartFact, len(v.Nodes))
 	for i, s := range v.Nodes {
 		empty, err := m.out.Volumes.Empty(s.Node)

@@ -51,7 +51,8 @@ const (
 	RoleNone    Role = "none"
 )
 
-// A NodeState is one node as it was last seen; everything in it was true at SeenAt.
+// A NodeState is one node as it was last seen. Everything in it was true at SeenAt,
+// but what its server says at AnsweredAt.
 type NodeState struct {
 	Node       Node
 	SeenAt     time.Time
@@ -62,10 +63,16 @@ type NodeState struct {
 	Control    *pgcontrol.Data // nil: no data directory, or not readable
 	FreeBytes  int64           // left on its data volume, of TotalBytes; both 0: not known
 	TotalBytes int64
-	Server     *Server // nil: it does not answer, ServerErr says why
+	Server     *Server   // nil: it does not answer, ServerErr says why
+	AnsweredAt time.Time // when Server was true
 	ServerErr  string
 	Late       bool // it did not answer in time just now; Server is what it said before
-	Full       bool // it has no connection left for controld; Server is what it said before
+	Silent     bool // it answers nothing, which proves nothing; Server is nil
+	Full       bool // it has no connection left for controld; Server may be what it said before
+	// LoginFailingSince is since when it has taken no new connection while it answers
+	// over an open one; zero: it takes them. LoginErr says how.
+	LoginFailingSince time.Time
+	LoginErr          error
 	// OtherWAL says how this standby's WAL is not the primary's, as far as controld
 	// has found that out; empty: it has not.
 	OtherWAL string
@@ -130,7 +137,7 @@ type Container struct {
 	Health    string // the engine's own word for its state: running, exited, paused, ...
 }
 
-// A Server is what a PostgreSQL server answered, in one query over a new connection.
+// A Server is what a PostgreSQL server answered, in one query.
 type Server struct {
 	InRecovery bool
 	SystemID   uint64
@@ -241,11 +248,26 @@ func (p PoolerState) Clients() iter.Seq[PoolerDatabase] {
 	}
 }
 
+// answered grows with each query of clients that was answered at an address, as far
+// as the entries that lead there now tell; 0: none leads there.
+func (p PoolerState) answered(address string) time.Duration {
+	sum := time.Duration(0)
+	for d := range p.Clients() {
+		if address != "" && d.Host == address {
+			sum += d.Answered
+		}
+	}
+	return sum
+}
+
 // A PoolerDatabase is one entry of SHOW DATABASES.
 type PoolerDatabase struct {
 	Name   string
 	Host   string
 	Paused bool
+	// Answered is how long the queries of its clients took that were answered, since
+	// the pooler's start: it grows with each.
+	Answered time.Duration
 }
 
 // A View is one observation of everything.

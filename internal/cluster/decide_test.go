@@ -314,7 +314,7 @@ func TestNextActions(t *testing.T) {
 func TestRateMeter(t *testing.T) {
 	at := func(s int) time.Time { return time.Unix(int64(1000+s), 0) }
 	seen := func(n Node, lsn wal.LSN, s int) View {
-		return view(state(n, leading(1), func(x *NodeState) { x.Server.Flushed, x.SeenAt = lsn, at(s) }))
+		return view(state(n, leading(1), func(x *NodeState) { x.Server.Flushed, x.AnsweredAt = lsn, at(s) }))
 	}
 	for _, tt := range []struct {
 		name     string

@@ -76,6 +76,7 @@ type failover struct {
 	kind     string
 	req      FailoverRequest
 	sessions sessionCache
+	primary  *pace // of the primary, as auto has measured it
 	lease    *pauseLease
 	holds    []string // see entries
 	// heldSince is when this process first claimed the pause.
@@ -103,11 +104,11 @@ const giveWayDeadline = 5 * time.Second
 
 // giveWay ends the rejoins and the upkeep that an emergency failover would have
 // to wait for: where the primary is gone they wait for what will not come, and
-// clients wait for the failover. What a person asked for gives way only then. An
-// init goes on with what it was ordered.
+// clients wait for the failover. What a person asked for gives way only then,
+// and not to a primary that is only late. An init goes on with what it was ordered.
 func (m *Manager) giveWay(ctx context.Context, r FailoverRequest) {
-	gone := m.primaryGone()
-	if !gone && r.Mode != ModeEmergency {
+	gone, late := m.primaryGone()
+	if !gone && !late && r.Mode != ModeEmergency {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, giveWayDeadline)
@@ -140,16 +141,18 @@ func (m *Manager) awaitUpkeep(ctx context.Context) {
 	}
 }
 
-// primaryGone: the recorded primary is dead, or was not seen to lead lately.
-func (m *Manager) primaryGone() bool {
-	if _, problem := Leader(m.View()); problem != nil {
-		return true
+// primaryGone: the recorded primary is dead, or was not seen to lead lately; or it
+// is late, and may be gone.
+func (m *Manager) primaryGone() (gone, late bool) {
+	leader, problem := Leader(m.View())
+	if problem != nil {
+		return true, true
 	}
 	n, err := m.node(m.Identity().Primary)
 	if err != nil {
-		return false
+		return false, leader.Late
 	}
-	return m.unlocked(n)
+	return m.unlocked(n), leader.Late
 }
 
 // Failback starts a planned failover to the preferred primary, which is
@@ -246,7 +249,7 @@ func (m *Manager) failoverWork(kind string, r FailoverRequest) operation.Runnabl
 func (f *failover) close() {
 	f.stopLease()
 	f.sessions.closeAll()
-	f.m.lookAgain()
+	f.m.lookAgain(context.Background())
 }
 
 func (f *failover) result(s *failoverState) map[string]any {
@@ -281,17 +284,20 @@ func (f *failover) result(s *failoverState) map[string]any {
 // prepare observes anew, decides the mode and the candidate, and checks what
 // can be checked before anything changes.
 func (f *failover) prepare(ctx context.Context, s *failoverState) (operation.Prepared, error) {
-	v := f.m.fresh(ctx)
+	v := f.lookForCandidate(ctx)
 	var p operation.Prepared
 	if err := f.choose(ctx, v, s); err != nil {
 		return p, err
 	}
 	p.Mode = s.Mode
+	if s.Mode == ModePlanned && s.From != s.To {
+		v = f.awaitAnswers(ctx, v, s)
+	}
 	if f.kind == KindFailback && s.From == s.To {
 		p.Already = s.To + " leads already"
 		return p, nil
 	}
-	p.Checks = f.checks(v, s)
+	p.Checks = f.checks(ctx, v, s)
 	if err := refusalOf(p.Checks); err != nil || s.RejoinFirst { // which may be down yet
 		return p, err
 	}
@@ -331,7 +337,11 @@ func (f *failover) choose(ctx context.Context, v View, s *failoverState) error {
 	if f.kind == KindFailback && s.From == s.To {
 		return nil
 	}
-	s.Mode = f.chooseMode(ctx, leader)
+	mode, err := f.chooseMode(ctx, leader)
+	if err != nil {
+		return err
+	}
+	s.Mode = mode
 	s.MaxLoss = f.m.set.MaxLossBytes
 	if f.req.MaxLossBytes != nil {
 		s.MaxLoss = *f.req.MaxLossBytes
@@ -384,28 +394,6 @@ func (f *failover) chooseTarget(v View, s *failoverState) error {
 	return nil
 }
 
-// chooseMode decides auto once, from what was just observed: a planned failover
-// that fails never becomes an emergency one.
-func (f *failover) chooseMode(ctx context.Context, leader NodeState) string {
-	if f.req.Mode == ModePlanned || f.req.Mode == ModeEmergency {
-		return f.req.Mode
-	}
-	if leader.Dead() {
-		return ModeEmergency
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	err := f.sessions.with(ctx, leader.Node, func(s Session) error { return s.WriteProbe(ctx) })
-	if errors.Is(err, ErrFull) {
-		return ModePlanned // it serves those who have a connection: no reason to kill it
-	}
-	if err != nil {
-		f.m.log.Warn("primary does not answer a write", "node", leader.Node.Name, "err", err)
-		return ModeEmergency
-	}
-	return ModePlanned
-}
-
 // addresses are where the pooler's entries shall lead, and, undone, led.
 func (f *failover) addresses(ctx context.Context, v View, s *failoverState) {
 	from, _ := v.Node(s.From)
@@ -429,7 +417,7 @@ func (f *failover) addresses(ctx context.Context, v View, s *failoverState) {
 	s.RejoinFirst = f.kind == KindFailback && !follows(to, from)
 }
 
-func (f *failover) checks(v View, s *failoverState) []operation.Check {
+func (f *failover) checks(ctx context.Context, v View, s *failoverState) []operation.Check {
 	from, _ := v.Node(s.From)
 	to, _ := v.Node(s.To)
 	if s.RejoinFirst {
@@ -438,7 +426,11 @@ func (f *failover) checks(v View, s *failoverState) []operation.Check {
 	if s.Mode == ModeEmergency {
 		return f.emergencyChecks(v, from, to, s)
 	}
-	return f.m.plannedChecks(v, from, to)
+	checks := f.m.plannedChecks(v, from, to)
+	if from.Role() == RolePrimary && to.Role() == RoleStandby {
+		checks = append(checks, f.paceCheck(ctx, from, to))
+	}
+	return checks
 }
 
 // steps is the list for the mode that was chosen.

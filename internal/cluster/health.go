@@ -279,12 +279,32 @@ func (a assessment) primary() ComponentHealth {
 			fmt.Sprintf("%s %s failed past its point of no return and is being retried", a.incomplete.Kind, a.incomplete.ID),
 			fmt.Sprintf("See which step hangs and why: controld operations show %s.", a.incomplete.ID))
 	}
+	if c, found := a.notAnswering(ComponentPrimary, p); found {
+		return c
+	}
 	if p.Full {
 		return bad(ComponentPrimary, HealthDegraded, "connections-full",
 			fmt.Sprintf("%s serves, and has no connection left for controld: what is said of it is what it said before", p.Node.Name),
 			"See who holds its connections (as root on its socket: select usename, application_name, count(*) from pg_stat_activity group by 1, 2), or raise max_connections.")
 	}
 	return fine(ComponentPrimary)
+}
+
+// notAnswering is of a server that answers nothing any more, or takes no new connection,
+// while no fact says that it does not serve.
+func (a assessment) notAnswering(component string, s NodeState) (ComponentHealth, bool) {
+	do := fmt.Sprintf("Look at the load of its host and its container (docker stats %s). It counts as lost after %s without any answer; if it hangs: controld failover.", s.Node.Container, silenceLimit)
+	switch {
+	case a.running != nil:
+		return ComponentHealth{}, false // it may be left alone on purpose
+	case s.Late && a.old(s.AnsweredAt):
+		return bad(component, HealthDegraded, "not-answering",
+			fmt.Sprintf("%s has not answered for %s; what is said of it is what it said then", s.Node.Name, a.now.Sub(s.AnsweredAt).Round(100*time.Millisecond)), do), true
+	case !s.LoginFailingSince.IsZero() && a.now.Sub(s.LoginFailingSince) > silenceLimit:
+		return bad(component, HealthDegraded, "not-answering",
+			fmt.Sprintf("%s answers over an open connection, and has let nobody in for %s: %v", s.Node.Name, a.now.Sub(s.LoginFailingSince).Round(time.Second), s.LoginErr), do), true
+	}
+	return ComponentHealth{}, false
 }
 
 // inPause: an operation holds the clients back on purpose.
@@ -512,6 +532,9 @@ func (a assessment) node(s NodeState) ComponentHealth {
 		c, _ := divergedHealth(n.Name, s)
 		return c
 	case s.Server != nil:
+		if c, found := a.notAnswering(n.Name, s); found {
+			return c
+		}
 		return fine(n.Name)
 	case s.Init.State == node.StateFailed || s.Init.State == node.StateRefused:
 		return down("order-"+string(s.Init.State), "its init could not carry out its order: "+s.Init.Error, fmt.Sprintf("Read its log (docker logs %s); then controld rejoin %s.", n.Container, n.Name))

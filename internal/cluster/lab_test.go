@@ -174,6 +174,7 @@ func (d *daemon) stop(t *testing.T) {
 		t.Errorf("stop: %v", err)
 	}
 	d.running.Wait()
+	d.m.Close()
 	d.closeJournal(t)
 }
 
@@ -191,6 +192,7 @@ func (l *lab) close() {
 		cancel()
 		_ = d.ops.Stop(ctx)
 		d.running.Wait()
+		d.m.Close()
 		d.closeJournal(l.t)
 	}
 }

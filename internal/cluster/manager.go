@@ -73,8 +73,12 @@ type Manager struct {
 	log        *slog.Logger
 
 	view       atomic.Pointer[View]
-	viewMu     sync.Mutex   // keeps an observation from putting back an older order
-	quietUntil atomic.Int64 // unix nanoseconds: no logins for observation before
+	viewMu     sync.Mutex          // keeps an observation from putting back an older order
+	quietUntil atomic.Int64        // unix nanoseconds: the servers are not asked for observation before
+	contacts   map[string]*contact // by node
+	inspected  inspections
+	late       lateness
+	end        context.CancelFunc
 	rate       rateMeter
 	otherWAL   findings
 	stuck      atomic.Pointer[string] // why the start found no primary
@@ -85,12 +89,25 @@ type Manager struct {
 
 // NewManager makes the manager of a cluster and reads its identity.
 func NewManager(set Settings, out Outside, operations *operation.Manager, facts Facts, log *slog.Logger) (*Manager, error) {
-	m := &Manager{set: set, out: out, operations: operations, facts: facts, log: log}
+	ctx, end := context.WithCancel(context.Background())
+	m := &Manager{set: set, out: out, operations: operations, facts: facts, log: log, contacts: map[string]*contact{}, end: end}
 	if _, err := facts.Fact(identityFact, &m.identity); err != nil {
 		return nil, err
 	}
+	for _, n := range set.Nodes {
+		m.contacts[n.Name] = &contact{node: n, servers: out.Servers, ctx: ctx}
+	}
 	m.view.Store(&View{})
 	return m, nil
+}
+
+// Close ends the standing connections to the servers. Nothing is looked at after.
+func (m *Manager) Close() {
+	m.end()
+	for _, c := range m.contacts {
+		c.running.Wait()
+		c.release()
+	}
 }
 
 // Identity is what the journal knows; the zero Identity before the first start.

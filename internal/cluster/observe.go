@@ -12,64 +12,97 @@ import (
 	"controld/internal/wal"
 )
 
-// Bounds of one observation. A server that needs longer for a login is as good
-// as frozen to its clients.
+// Bounds of one observation, and of a login that an operation needs.
 const (
 	observeTimeout = 900 * time.Millisecond
-	loginTimeout   = time.Second
+	freshTimeout   = 2 * observeTimeout
+	loginTimeout   = 5 * time.Second
+	frozenTimeout  = 2 * time.Second // for what an undo can do without
 )
+
+// engineEvery: what the engine says of a container is asked for again after this
+// time, and at once when it reports a change or something is not as it should be.
+const engineEvery = 10 * time.Second
 
 // Observe looks at everything once, keeps the result for View, and returns it.
 // During the pause of an operation the servers are left alone: what they last
 // said is kept, with the time at which it was true.
 //
-// A server that is late once while all else is slow too keeps its last word: on
-// a busy machine a login can take longer than the limit, and to call a primary
-// gone for that would turn load balancers away from it. One that is late while
-// all else is quick hangs.
+// A server that is late keeps its last word: on a busy machine an answer takes
+// long, and to call a primary gone for that would turn load balancers away from
+// it. It loses it to a fact (no process is left, its container is frozen or cut
+// off, it says itself that it does not serve), or after silenceLimit.
 func (m *Manager) Observe(ctx context.Context) View {
-	return m.observe(ctx, observeTimeout, m.isQuiet(time.Now()), true)
+	return m.observe(ctx, look{limit: observeTimeout, quiet: m.isQuiet(time.Now()), patient: true})
 }
 
-func (m *Manager) observe(ctx context.Context, limit time.Duration, quiet, patient bool) View {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// fresh is an observation that began now, for a decision that must not rest on
+// an older one: a server that is late has said nothing. The servers are asked
+// even in a pause.
+func (m *Manager) fresh(ctx context.Context) View {
+	m.quietUntil.Store(0)
+	return m.observe(ctx, look{limit: freshTimeout, since: time.Now()})
+}
+
+// lookAgain is an observation that began now, in which the last word of a server
+// that is late counts.
+func (m *Manager) lookAgain(ctx context.Context) View {
+	return m.observe(ctx, look{limit: freshTimeout, since: time.Now(), patient: true})
+}
+
+// A look is how an observation is made.
+type look struct {
+	limit   time.Duration // it ends then
+	since   time.Time     // what was asked before does not count
+	quiet   bool          // the servers are left alone
+	patient bool          // a server that is late keeps its last word
+}
+
+func (m *Manager) observe(ctx context.Context, l look) View {
+	ctx, cancel := context.WithTimeout(ctx, l.limit)
 	defer cancel()
 	last := m.View()
 	v := View{Nodes: make([]NodeState, len(m.set.Nodes))}
-	late := make([]bool, len(m.set.Nodes))
-	var elsewhere [2]time.Duration // how long what is no node took
-	began := time.Now()
 	var wg sync.WaitGroup
 	for i, n := range m.set.Nodes {
 		wg.Go(func() {
 			before, known := last.Node(n.Name)
-			v.Nodes[i] = m.observeDisk(ctx, n, limit/3, before.Container)
-			if quiet && known {
-				v.Nodes[i].Server, v.Nodes[i].ServerErr = before.Server, before.ServerErr
+			v.Nodes[i] = m.observeDisk(ctx, n, l, before)
+			if l.quiet && known {
+				v.Nodes[i].Server, v.Nodes[i].ServerErr, v.Nodes[i].AnsweredAt = before.Server, before.ServerErr, before.AnsweredAt
 				return
 			}
-			m.observeServer(ctx, &v.Nodes[i], before.Server)
-			late[i] = v.Nodes[i].Server == nil && ctx.Err() != nil
+			m.observeServer(ctx, &v.Nodes[i], l)
 		})
 	}
-	wg.Go(func() { v.Pooler = m.observePooler(ctx); elsewhere[0] = time.Since(began) })
-	wg.Go(func() { v.Redis = m.observeRedis(ctx); elsewhere[1] = time.Since(began) })
+	wg.Go(func() { v.Pooler = m.observePooler(ctx, l, last.Pooler) })
+	wg.Go(func() { v.Redis = m.observeRedis(ctx) })
+	wg.Go(m.late.measure)
 	wg.Wait()
 	for i, n := range m.set.Nodes {
 		v.Nodes[i].OtherWAL = m.otherWAL.of(n)
 	}
-	if !quiet {
+	if !l.quiet {
+		m.seenAtWork(&v, last)
 		m.findAhead(ctx, &v)
 	}
-	if patient && min(elsewhere[0], elsewhere[1]) > limit/4 { // all is slow
-		v.keepLastWord(last, late)
-	}
 	v.At = time.Now()
-	if !quiet { // what was said before is no measure of what was written since
+	if !l.quiet { // what was said before is no measure of what was written since
 		m.rate.note(v)
 	}
 	m.keep(&v)
 	return v
+}
+
+// seenAtWork looks whether a primary that is late serves all the same: the pooler
+// knows whether it has answered clients.
+func (m *Manager) seenAtWork(v *View, last View) {
+	for i := range v.Nodes {
+		s := &v.Nodes[i]
+		if s.Late && s.Role() == RolePrimary && v.Pooler.answered(s.Container.Address) > last.Pooler.answered(s.Container.Address) {
+			m.contacts[s.Node.Name].seenAtWork()
+		}
+	}
 }
 
 // findAhead looks for standbys that have more than the primary has written. They
@@ -81,13 +114,11 @@ func (m *Manager) findAhead(ctx context.Context, v *View) {
 	}
 	for i := range v.Nodes {
 		s := &v.Nodes[i]
-		if !aheadOf(*s, leader.Server.Timeline, leader.Server.Flushed) {
+		if s.Late || leader.Late || !aheadOf(*s, leader.Server.Timeline, leader.Server.Flushed) {
 			continue
 		}
-		sessions := sessionCache{servers: m.out.Servers}
-		pos, err := sessions.position(ctx, leader.Node)
-		sessions.closeAll()
-		if err == nil && !pos.InRecovery && aheadOf(*s, pos.Timeline, pos.Flushed) {
+		w, late := m.contacts[leader.Node.Name].look(ctx, time.Now())
+		if !late && w.err == nil && !w.server.InRecovery && aheadOf(*s, w.server.Timeline, w.server.Flushed) {
 			s.OtherWAL = fmt.Sprintf("it has WAL up to %s, more than the primary has written", s.Server.Received)
 		}
 	}
@@ -95,16 +126,6 @@ func (m *Manager) findAhead(ctx context.Context, v *View) {
 
 func aheadOf(s NodeState, t wal.Timeline, flushed wal.LSN) bool {
 	return s.Role() == RoleStandby && s.Server.Timeline == t && s.Server.Received > flushed
-}
-
-// keepLastWord gives the servers that were late once what they last said.
-func (v *View) keepLastWord(last View, late []bool) {
-	for i, s := range v.Nodes {
-		before, _ := last.Node(s.Node.Name)
-		if late[i] && before.Server != nil && !before.Late && !s.Container.Paused {
-			v.Nodes[i].Server, v.Nodes[i].SeenAt, v.Nodes[i].Late = before.Server, before.SeenAt, true
-		}
-	}
 }
 
 // keep makes v the view, with the orders as they stand now: one may have been
@@ -120,19 +141,12 @@ func (m *Manager) keep(v *View) {
 	m.view.Store(v)
 }
 
-// observeDisk asks the engine and reads the node's volumes: what costs nothing.
-// An engine that does not answer within limit leaves time to ask the server, and
-// what it said last: its silence ends no container.
-func (m *Manager) observeDisk(ctx context.Context, n Node, limit time.Duration, before Container) NodeState {
+// observeDisk asks the engine, where that is due, and reads the node's volumes:
+// what costs nothing. An engine that does not answer leaves time to ask the
+// server, and what it said last: its silence ends no container.
+func (m *Manager) observeDisk(ctx context.Context, n Node, l look, before NodeState) NodeState {
 	s := NodeState{Node: n, SeenAt: time.Now(), Locked: Unknown}
-	asking, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	container, err := m.out.Engine.Inspect(asking, n.Container)
-	if err != nil {
-		s.ServerErr = "the engine does not answer: " + err.Error()
-		container = before
-	}
-	s.Container = container
+	s.Container, s.ServerErr = m.inspect(ctx, n.Container, l, before.Container)
 	if o, err := m.out.Volumes.Order(n); err == nil {
 		s.Order = o
 	}
@@ -154,38 +168,138 @@ func (m *Manager) observeDisk(ctx context.Context, n Node, limit time.Duration, 
 	return s
 }
 
-// observeServer logs in anew and asks the server: nothing less tells a frozen
-// postmaster from a working one. One that has no connection left for us says so,
-// which a frozen one does not: it is what it said before.
-func (m *Manager) observeServer(ctx context.Context, s *NodeState, before *Server) {
-	if s.Dead() {
-		s.ServerErr = "no process of the server is left"
-		return
+// inspect returns what the engine says of a container, or what it said before
+// where nothing speaks for a change since. why says how it does not answer.
+func (m *Manager) inspect(ctx context.Context, name string, l look, before Container) (c Container, why string) {
+	if l.since.IsZero() && before.serves() && !m.inspected.due(name) {
+		return before, ""
 	}
-	session, err := m.out.Servers.Connect(ctx, s.Node)
-	if errors.Is(err, ErrFull) && before != nil {
-		s.Server, s.Full, s.SeenAt = before, true, time.Now()
-		return
-	}
+	ctx, cancel := context.WithTimeout(ctx, l.limit/3)
+	defer cancel()
+	asked := time.Now()
+	c, err := m.out.Engine.Inspect(ctx, name)
 	if err != nil {
-		s.ServerErr = err.Error()
-		return
+		return before, "the engine does not answer: " + err.Error()
 	}
-	defer session.Close()
-	server, err := session.Observe(ctx)
-	if err != nil {
-		s.ServerErr = err.Error()
-		return
-	}
-	s.Server, s.ServerErr, s.SeenAt = &server, "", time.Now()
+	m.inspected.note(name, asked)
+	return c, ""
 }
 
-func (m *Manager) observePooler(ctx context.Context) PoolerState {
-	container, inspectErr := m.out.Engine.Inspect(ctx, m.set.PoolerContainer)
+// EngineChanged is called when the engine reports an event of a container: what it
+// said before counts no more.
+func (m *Manager) EngineChanged() { m.inspected.forget() }
+
+// inspections are when each container was last asked after.
+type inspections struct {
+	mu   sync.Mutex
+	at   map[string]time.Time
+	from time.Time // what was asked before counts no more
+}
+
+func (i *inspections) due(name string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	at := i.at[name]
+	return at.Before(i.from) || time.Since(at) >= engineEvery
+}
+
+func (i *inspections) note(name string, asked time.Time) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.at == nil {
+		i.at = map[string]time.Time{}
+	}
+	i.at[name] = asked
+}
+
+func (i *inspections) forget() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.from = time.Now()
+}
+
+// forgetOne has a container asked after at the next look.
+func (i *inspections) forgetOne(name string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.at, name)
+}
+
+// observeServer asks the server, unless a fact says that it does not serve.
+func (m *Manager) observeServer(ctx context.Context, s *NodeState, l look) {
+	c := m.contacts[s.Node.Name]
+	if fact := s.cannotServe(); fact != "" {
+		c.contradict()
+		s.ServerErr = fact
+		return
+	}
+	c.follow(s.Container.Address)
+	w, late := c.look(ctx, l.since)
+	s.Server, s.AnsweredAt, s.Full = w.server, w.at, w.full
+	s.LoginFailingSince, s.LoginErr = c.takesNone()
+	if !late && w.err == nil {
+		s.ServerErr = ""
+		return
+	}
+	m.inspected.forgetOne(s.Node.Container)
+	s.ServerErr = silent(w.err)
+	if w.full && !late || errors.Is(w.err, ErrRefused) || errors.Is(w.err, ErrStarting) {
+		return
+	}
+	limit, why := m.late.silence()
+	s.Late = s.Server != nil
+	if silence := time.Since(w.alive); !s.Late || !l.patient || silence > limit {
+		s.Server, s.Late, s.Silent = nil, false, true
+		if w.alive.IsZero() {
+			return
+		}
+		s.ServerErr = fmt.Sprintf("it has answered nothing for %s%s: %s", silence.Round(100*time.Millisecond), why, s.ServerErr)
+	}
+}
+
+// silent is how the last question went; nil: it is under way.
+func silent(err error) string {
+	if err == nil {
+		return "an answer is awaited"
+	}
+	return err.Error()
+}
+
+// cannotServe names a fact by which no client reaches the node's server; empty:
+// there is none.
+func (s NodeState) cannotServe() string {
+	switch c := s.Container; {
+	case s.Dead():
+		return "no process of the server is left"
+	case c.Exists && c.Paused:
+		return "its container is frozen"
+	case c.Exists && !c.Connected:
+		return "its container is not on the cluster's network"
+	}
+	return ""
+}
+
+// serves: nothing is wrong with the container.
+func (c Container) serves() bool { return c.Exists && c.Running && !c.Paused && c.Connected }
+
+// observePooler asks its console. One that is late keeps what it said, with the
+// time at which that was true.
+func (m *Manager) observePooler(ctx context.Context, l look, before PoolerState) PoolerState {
+	container, why := m.inspect(ctx, m.set.PoolerContainer, l, before.Container)
 	p, err := m.out.Pooler.Observe(ctx)
+	if err != nil {
+		m.inspected.forgetOne(m.set.PoolerContainer)
+	}
+	limit, _ := m.late.silence()
+	if ctx.Err() != nil && err != nil && l.patient && before.Err == "" && container.serves() && time.Since(before.SeenAt) < limit {
+		before.Container = container
+		return before
+	}
 	p.Container, p.SeenAt = container, time.Now()
-	if err := errors.Join(inspectErr, err); err != nil {
+	if err != nil {
 		p.Err = err.Error()
+	} else {
+		p.Err = why
 	}
 	return p
 }
@@ -198,16 +312,6 @@ func (m *Manager) observeRedis(ctx context.Context) Component {
 	c.SeenAt = time.Now()
 	return c
 }
-
-// fresh is an observation that began now, for a decision that must not rest on
-// an older one. The servers are asked even in a pause.
-func (m *Manager) fresh(ctx context.Context) View {
-	m.quietUntil.Store(0)
-	return m.observe(ctx, 2*observeTimeout, false, false)
-}
-
-// lookAgain refreshes the view at the end of an operation.
-func (m *Manager) lookAgain() { m.fresh(context.Background()) }
 
 // A rateMeter remembers the last two positions of the primary: what it wrote
 // since the last one is the unknown part of a loss.
@@ -232,17 +336,17 @@ func (r *rateMeter) note(v View) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range v.Nodes {
-		if s.Role() != RolePrimary || s.SeenAt.Equal(r.at) {
+		if s.Role() != RolePrimary || s.AnsweredAt.Equal(r.at) {
 			continue
 		}
 		if r.name != s.Node.Name {
-			r.rate, r.base, r.baseAt = 0, s.Server.Flushed, s.SeenAt
+			r.rate, r.base, r.baseAt = 0, s.Server.Flushed, s.AnsweredAt
 		}
-		if elapsed := s.SeenAt.Sub(r.baseAt); elapsed >= rateOver {
+		if elapsed := s.AnsweredAt.Sub(r.baseAt); elapsed >= rateOver {
 			r.rate = float64(r.base.Behind(s.Server.Flushed)) / elapsed.Seconds()
-			r.base, r.baseAt = s.Server.Flushed, s.SeenAt
+			r.base, r.baseAt = s.Server.Flushed, s.AnsweredAt
 		}
-		r.name, r.last, r.at = s.Node.Name, s.Server.Flushed, s.SeenAt
+		r.name, r.last, r.at = s.Node.Name, s.Server.Flushed, s.AnsweredAt
 	}
 }
 

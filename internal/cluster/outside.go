@@ -73,7 +73,12 @@ type RoleSettings struct {
 type Servers interface {
 	// Connect logs in anew: a frozen server is told by nothing less.
 	// ErrStarting: it does not accept connections yet. ErrFull: no more of them.
+	// ErrRefused: it, or its host, says no. Any other error is silence.
 	Connect(ctx context.Context, n Node) (Session, error)
+	// Knock opens a connection and returns when the server has answered to it,
+	// without a login: a frozen one does not, and a slow one does long before it
+	// has let anybody in. ErrRefused: nobody listens.
+	Knock(ctx context.Context, n Node) error
 }
 
 // ErrStarting means that the server is up but accepts no connections yet.
@@ -81,6 +86,10 @@ var ErrStarting = errors.New("server is starting up")
 
 // ErrFull means that the server runs and has no connection left.
 var ErrFull = errors.New("server has no connection left")
+
+// ErrRefused means that nobody listens where the server should be, or that it
+// lets controld not in.
+var ErrRefused = errors.New("connection refused")
 
 // ErrReadOnly means that the server is in recovery and takes no write.
 var ErrReadOnly = errors.New("server is read-only")
@@ -135,8 +144,8 @@ type Pooler interface {
 	// a host before, when its host changes.
 	Point(ctx context.Context, t Targets) error
 	// Pause returns when no transaction of the database is open any more and
-	// its server connections are closed. It waits a moment for logins under way
-	// first, which it would break off. Paused already is no error. After an
+	// its server connections are closed. It waits for logins under way first,
+	// which it would break off. Paused already is no error. After an
 	// error, also of ctx, Resume is owed.
 	Pause(ctx context.Context, database string) error
 	// PauseNow is Pause without that moment: the logins of a dead server do not end.

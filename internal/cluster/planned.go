@@ -112,7 +112,7 @@ func (f *failover) restoreArchiving(ctx context.Context, s *failoverState) error
 	err := f.m.applySettings(ctx, &f.sessions, from, f.m.primarySettings(from, s.Synced))
 	// The candidate may be down or frozen; its file is right for its next start,
 	// and supervision has a server that goes on read it.
-	bounded, cancel := context.WithTimeout(ctx, 2*loginTimeout)
+	bounded, cancel := context.WithTimeout(ctx, frozenTimeout)
 	defer cancel()
 	if err := f.m.applySettings(bounded, &f.sessions, to, f.m.standbySettings(ctx, to, from)); err != nil {
 		f.m.log.Warn("settings of the candidate not reloaded", "node", to.Name, "err", err)
@@ -274,6 +274,7 @@ func (f *failover) pausePooler(ctx context.Context, s *failoverState) error {
 		return err
 	}
 	f.m.quiet(2 * time.Second)
+	f.m.contacts[from.Name].release() // a backend less for the shutdown to end
 	sent := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, f.m.set.PauseDeadline)
 	defer cancel()

@@ -23,12 +23,11 @@ func check(name string, ok bool, problem string, numbers map[string]any, format 
 // plannedChecks are the prechecks of a planned failover, from one fresh
 // observation. All are made, so that a dry run shows every one.
 func (m *Manager) plannedChecks(v View, from, to NodeState) []operation.Check {
-	serves := from.Role() == RolePrimary
 	checks := []operation.Check{
-		check("primary-serves", serves, "no-primary", nil, "%s: %s", from.Node.Name, roleOrWhy(from)),
+		servesCheck(from),
 		check("candidate-answers", to.Role() == RoleStandby, "no-candidate", nil, "%s: %s", to.Node.Name, roleOrWhy(to)),
 	}
-	if !serves || to.Role() != RoleStandby {
+	if from.Role() != RolePrimary || to.Role() != RoleStandby {
 		return checks
 	}
 	checks = append(checks, m.replicationChecks(from, to)...)
@@ -40,11 +39,21 @@ func (m *Manager) plannedChecks(v View, from, to NodeState) []operation.Check {
 // rejoinFirstChecks are what can be checked of a failback before its target is
 // brought back: what would refuse it only after a copy of hours is said at once.
 func (m *Manager) rejoinFirstChecks(v View, from NodeState) []operation.Check {
-	serves := check("primary-serves", from.Role() == RolePrimary, "no-primary", nil, "%s: %s", from.Node.Name, roleOrWhy(from))
+	serves := servesCheck(from)
 	if !serves.OK {
 		return []operation.Check{serves}
 	}
 	return append([]operation.Check{serves}, m.primaryChecks(v, from)...)
+}
+
+// servesCheck: one that answers nothing, while no fact says that it does not
+// serve, may only be slow.
+func servesCheck(from NodeState) operation.Check {
+	problem := "no-primary"
+	if from.Silent {
+		problem = "primary-slow"
+	}
+	return check("primary-serves", from.Role() == RolePrimary, problem, nil, "%s: %s", from.Node.Name, roleOrWhy(from))
 }
 
 // primaryChecks are about the node that leads, and the pooler.

@@ -142,7 +142,7 @@ func (m *Manager) protectWork(how string) operation.Runnable {
 			}
 			// An emergency failover waits for the undoing, for giveWayDeadline. Cut
 			// short, it has left its note and the right file; supervision does the rest.
-			return []operation.Step[protectState]{{Name: "set synchronous replication", Do: set, Undo: within(2*loginTimeout, lift), Entry: true}}
+			return []operation.Step[protectState]{{Name: "set synchronous replication", Do: set, Undo: within(frozenTimeout, lift), Entry: true}}
 		},
 		Result: func(s *protectState) map[string]any {
 			return map[string]any{"primary": s.Leader, "standby": s.Standby}

@@ -100,7 +100,7 @@ func (m *Manager) rejoinWork(n Node, req nodeRequest) operation.Runnable {
 		Result: func(s *rejoinState) map[string]any {
 			return map[string]any{"node": s.Node, "primary": s.Leader, "method": s.Rung}
 		},
-		Close: func() { r.sessions.closeAll(); r.m.lookAgain() },
+		Close: func() { r.sessions.closeAll(); r.m.lookAgain(context.Background()) },
 	}
 }
 

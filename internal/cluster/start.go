@@ -97,7 +97,7 @@ func (m *Manager) startStandbyWork(n Node) operation.Runnable {
 		},
 		Forward: true,
 		Result:  func(s *startState) map[string]any { return map[string]any{"node": s.Node, "timeline": s.Timeline} },
-		Close:   func() { sessions.closeAll(); m.lookAgain() },
+		Close:   func() { sessions.closeAll(); m.lookAgain(context.Background()) },
 	}
 }
 
@@ -131,7 +131,7 @@ func (m *Manager) startWork(n Node, initdb bool) operation.Runnable {
 		Forward: true,
 		Left:    st.left,
 		Result:  func(s *startState) map[string]any { return map[string]any{"node": s.Node, "timeline": s.Timeline} },
-		Close:   func() { st.sessions.closeAll(); st.m.lookAgain() },
+		Close:   func() { st.sessions.closeAll(); st.m.lookAgain(context.Background()) },
 	}
 }
 

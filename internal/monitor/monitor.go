@@ -18,6 +18,7 @@ import (
 // Cluster is what the monitor needs of the cluster.
 type Cluster interface {
 	Observe(ctx context.Context) cluster.View
+	EngineChanged()
 	Begin(ctx context.Context) (bool, error)
 	Identity() cluster.Identity
 	Rejoin(ctx context.Context, name, method, reason string, by operation.Caller) (operation.Record, error)
@@ -106,6 +107,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		case <-m.cfg.Events:
+			m.cluster.EngineChanged()
 		case settle := <-finished:
 			settle()
 			<-acting

@@ -35,6 +35,8 @@ type world struct {
 
 func newWorld() *world { return &world{beginsOK: 1, asked: map[string][]time.Time{}} }
 
+func (w *world) EngineChanged() {}
+
 func (w *world) Observe(context.Context) cluster.View {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -51,11 +51,11 @@ func (p *Pooler) pause(ctx context.Context, database string, before func(context
 	return command(ctx, c, "PAUSE", database, "already suspended/paused")
 }
 
-// loginWait is how long a pause is put off for the sake of logins: longer than
-// a few take. On a frozen server one never ends.
-const loginWait = 100 * time.Millisecond
+// loginPoll is between two looks at logins, which take some 10 ms, and seconds on
+// a busy host.
+const loginPoll = time.Millisecond
 
-// awaitLogins waits until PgBouncer opens no server connection of the database,
+// awaitLogins waits, as long as ctx lasts, until PgBouncer opens no server connection of the database,
 // and is not about to: clients wait for one while a pool has room to grow.
 // A PAUSE breaks a login off, PgBouncer takes that for a failed one, and after
 // the RESUME it throws out each client that asks before the next login has
@@ -75,7 +75,7 @@ func awaitLogins(ctx context.Context, c *connection, database string) error {
 	if i := slices.IndexFunc(entries, func(e entry) bool { return e.name == database }); i >= 0 {
 		size = entries[i].poolSize
 	}
-	for deadline := time.Now().Add(loginWait); time.Now().Before(deadline); {
+	for wait := loginPoll; ; wait = min(2*wait, 20*loginPoll) {
 		rows, err := c.query(ctx, "SHOW POOLS")
 		if err != nil {
 			return fmt.Errorf("pooler: SHOW POOLS: %w", err)
@@ -88,9 +88,12 @@ func awaitLogins(ctx context.Context, c *connection, database string) error {
 		if !slices.ContainsFunc(pools, grows) {
 			return nil
 		}
-		time.Sleep(time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("pooler: a server connection of %s is still being opened: %w", database, context.Cause(ctx))
+		case <-time.After(wait):
+		}
 	}
-	return nil
 }
 
 // Resume implements cluster.Pooler.

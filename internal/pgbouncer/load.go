@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"controld/internal/cluster"
 )
@@ -37,6 +38,24 @@ func poolsOf(rows []map[string]string, database string) ([]pool, error) {
 		pools = append(pools, p)
 	}
 	return pools, nil
+}
+
+// answered is, by entry, how long the queries took that were answered. PgBouncer's
+// counts are of those that were asked. p.mu is held.
+func (p *Pooler) answered(ctx context.Context) (map[string]time.Duration, error) {
+	rows, err := p.ask(ctx, "SHOW STATS")
+	if err != nil {
+		return nil, err
+	}
+	times := map[string]time.Duration{}
+	for _, row := range rows {
+		n, err := strconv.ParseInt(row["total_query_time"], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("pooler: SHOW STATS: total_query_time of %s: %w", row["database"], err)
+		}
+		times[row["database"]] = time.Duration(n) * time.Microsecond
+	}
+	return times, nil
 }
 
 // Load implements cluster.Pooler.

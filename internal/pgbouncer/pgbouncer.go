@@ -115,9 +115,15 @@ func (p *Pooler) Observe(ctx context.Context) (cluster.PoolerState, error) {
 	if err != nil {
 		return cluster.PoolerState{}, err
 	}
+	answered, err := p.answered(ctx)
+	if err != nil {
+		return cluster.PoolerState{}, err
+	}
 	state := cluster.PoolerState{SeenAt: time.Now()}
 	for _, e := range entries {
-		state.Databases = append(state.Databases, cluster.PoolerDatabase{Name: e.name, Host: e.host, Paused: e.paused})
+		state.Databases = append(state.Databases, cluster.PoolerDatabase{
+			Name: e.name, Host: e.host, Paused: e.paused, Answered: answered[e.name],
+		})
 	}
 	for _, want := range p.entries(cluster.Targets{}, p.cfg.PoolSize) {
 		i := slices.IndexFunc(entries, func(e entry) bool { return e.name == want.Name })

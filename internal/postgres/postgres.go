@@ -8,8 +8,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -53,12 +56,49 @@ func (s *Servers) Connect(ctx context.Context, n cluster.Node) (cluster.Session,
 		if isStarting(err) {
 			return nil, fmt.Errorf("connect to %s: %w", n.Name, cluster.ErrStarting)
 		}
-		if hasCode(err, codeTooMany) {
-			err = fmt.Errorf("%w: %w", cluster.ErrFull, err)
-		}
-		return nil, fmt.Errorf("connect to %s: %w", n.Name, err)
+		return nil, fmt.Errorf("connect to %s: %w", n.Name, refused(err))
 	}
 	return &session{conn: conn, node: n.Name}, nil
+}
+
+// refused tells an answer from silence: what comes from the server, or from its
+// host when nobody listens.
+func refused(err error) error {
+	switch {
+	case hasCode(err, codeTooMany):
+		return fmt.Errorf("%w: %w", cluster.ErrFull, err)
+	case errors.As(err, new(*pgconn.PgError)), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w: %w", cluster.ErrRefused, err)
+	}
+	return err
+}
+
+// sslRequest asks a server whether it speaks TLS. It answers with one byte,
+// before anybody has said who they are:
+// https://www.postgresql.org/docs/15/protocol-message-formats.html
+var sslRequest = []byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}
+
+// Knock asks for TLS, which the postmaster has a new process answer, and leaves.
+func (s *Servers) Knock(ctx context.Context, n cluster.Node) error {
+	cfg, err := s.config(n)
+	if err != nil {
+		return err
+	}
+	conn, err := cfg.DialFunc(ctx, "tcp", net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))))
+	if err != nil {
+		return fmt.Errorf("knock at %s: %w", n.Name, refused(err))
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_, err = conn.Write(sslRequest)
+	if err == nil {
+		_, err = io.ReadFull(conn, make([]byte, 1))
+	}
+	if err != nil {
+		return fmt.Errorf("knock at %s: %w", n.Name, errors.Join(ctx.Err(), err))
+	}
+	return nil
 }
 
 // config is made from nothing but our own values: PGHOST and its like in the

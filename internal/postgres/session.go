@@ -21,7 +21,7 @@ const pollInterval = 3 * time.Millisecond
 type session struct {
 	conn     *pgconn.PgConn
 	node     string
-	prepared bool // the statement of Position
+	prepared map[string]bool // statements
 }
 
 var _ cluster.Session = (*session)(nil)

@@ -464,7 +464,7 @@ type FailoverRequest struct {
 	// Example: 0
 	MaxLossBytes *int64 `json:"max_loss_bytes,omitempty"`
 
-	// Mode planned: no transaction fails, refused when the primary is not healthy. emergency: fences the primary first. auto: decided once from a fresh observation.
+	// Mode planned: no transaction fails, refused when the primary is not healthy. emergency: fences the primary first. auto: planned where the primary answers a write, emergency where its death is proved or it answers none for 5 s; refused where it may only be slow.
 	//
 	// Example: auto
 	Mode *FailoverRequestMode `json:"mode,omitempty"`
@@ -480,7 +480,7 @@ type FailoverRequest struct {
 	Target *string `json:"target,omitempty"`
 }
 
-// FailoverRequestMode planned: no transaction fails, refused when the primary is not healthy. emergency: fences the primary first. auto: decided once from a fresh observation.
+// FailoverRequestMode planned: no transaction fails, refused when the primary is not healthy. emergency: fences the primary first. auto: planned where the primary answers a write, emergency where its death is proved or it answers none for 5 s; refused where it may only be slow.
 //
 // Example: auto
 type FailoverRequestMode string
@@ -572,6 +572,11 @@ type Init struct {
 
 // Node defines model for Node.
 type Node struct {
+	// AnsweredAt When the server last answered: its role, positions and settings were true then. Absent where nothing that it said still counts.
+	//
+	// Example: 2026-03-01T12:00:00.121Z
+	AnsweredAt *time.Time `json:"answered_at,omitempty"`
+
 	// Archive Primary: how archiving goes.
 	Archive   *Archive  `json:"archive,omitempty"`
 	Container Container `json:"container"`
@@ -579,7 +584,7 @@ type Node struct {
 	// Control The server's control file, readable also when it is down.
 	Control *Control `json:"control,omitempty"`
 
-	// Error Why its server does not answer.
+	// Error How its server does not answer.
 	//
 	// Example: connection refused
 	Error *string `json:"error,omitempty"`
@@ -610,7 +615,7 @@ type Node struct {
 	// Example: postgres_slave
 	Name string `json:"name"`
 
-	// ObservedAt When all this was true.
+	// ObservedAt When all this was true but what the server says.
 	//
 	// Example: 2026-03-01T12:00:00.121Z
 	ObservedAt *time.Time `json:"observed_at,omitempty"`

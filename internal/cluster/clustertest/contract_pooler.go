@@ -34,6 +34,7 @@ func RunPoolerContract(t *testing.T, env PoolerEnv) {
 		{"pause and resume", poolerPause},
 		{"pause waits for a transaction and is given up", poolerPauseBlocked},
 		{"the host changes under a pause", poolerRepoint},
+		{"answers are counted", poolerCounts},
 		{"drain", poolerDrain},
 		{"kill", poolerKill},
 	} {
@@ -109,6 +110,22 @@ func poolerPoint(t *testing.T, env PoolerEnv) {
 	if got := env.entry(t, cluster.ProbeEntry); got.Host != env.Standby {
 		t.Errorf("the probes' entry leads to %s, not to %s", got.Host, env.Standby)
 	}
+}
+
+// poolerCounts: a query counts once it is answered, at the entry that it came
+// through.
+func poolerCounts(t *testing.T, env PoolerEnv) {
+	commit := env.Hold(t, env.Database)
+	before := env.entry(t, env.Database).Answered
+	if err := commit(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 5*time.Second, func(context.Context) error {
+		if after := env.entry(t, env.Database).Answered; after <= before {
+			return fmt.Errorf("%s after a commit, %s before", after, before)
+		}
+		return nil
+	})
 }
 
 func poolerProbe(t *testing.T, env PoolerEnv) {

@@ -33,6 +33,7 @@ func RunSessionContract(t *testing.T, env SessionEnv) {
 		{"checkpoint and reload", sessionCheckpointReload},
 		{"fill segment", sessionFillSegment},
 		{"a deadline is kept", sessionDeadline},
+		{"knock", sessionKnock},
 		{"promote", sessionPromote},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.try(t, env) })
@@ -230,6 +231,20 @@ func sessionDeadline(t *testing.T, env SessionEnv) {
 	}
 	if _, err := env.connect(t, env.Primary).Observe(ctx); err == nil {
 		t.Errorf("observed after the end of the context")
+	}
+}
+
+// sessionKnock: a server that runs answers, whatever its role.
+func sessionKnock(t *testing.T, env SessionEnv) {
+	for _, n := range []cluster.Node{env.Primary, env.Standby} {
+		if err := env.Servers.Knock(t.Context(), n); err != nil {
+			t.Errorf("knock at %s: %v", n.Name, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := env.Servers.Knock(ctx, env.Primary); err == nil {
+		t.Error("knocked after the end of the context")
 	}
 }
 

@@ -33,6 +33,7 @@ type entry struct {
 	resumed     int // counts RESUMEs
 	active      int // transactions that are open
 	transacted  bool
+	answered    time.Duration
 	connections int // server connections
 	size        int
 }
@@ -91,7 +92,7 @@ func (b *bouncer) entry(name string) (*entry, error) {
 func (b *bouncer) observe(ctx context.Context) (p cluster.PoolerState, err error) {
 	err = b.with(ctx, func() error {
 		for _, e := range b.entries {
-			p.Databases = append(p.Databases, cluster.PoolerDatabase{Name: e.name, Host: e.host, Paused: e.paused})
+			p.Databases = append(p.Databases, cluster.PoolerDatabase{Name: e.name, Host: e.host, Paused: e.paused, Answered: e.answered})
 			if e.name != cluster.ProbeEntry && e.size != poolSize {
 				p.Resized = append(p.Resized, e.name)
 			}
@@ -326,6 +327,9 @@ func (tx transaction) commit(ctx context.Context, local bool) (id int, err error
 		w.mu.Lock()
 		if tx.e.killed == tx.killed {
 			tx.e.active--
+		}
+		if err == nil {
+			tx.e.answered += time.Millisecond
 		}
 		w.bump()
 		w.mu.Unlock()

@@ -258,9 +258,9 @@ func (s servers) Connect(ctx context.Context, n cluster.Node) (session cluster.S
 		defer w.mu.Unlock()
 		switch {
 		case !h.up || !h.connected || h.server == nil:
-			return fmt.Errorf("connect to %s: connection refused", n.Name)
+			return fmt.Errorf("connect to %s: %w", n.Name, cluster.ErrRefused)
 		case h.server.stopping:
-			return fmt.Errorf("connect to %s: the database system is shutting down", n.Name)
+			return fmt.Errorf("connect to %s: the database system is shutting down: %w", n.Name, cluster.ErrRefused)
 		case !h.server.up:
 			return fmt.Errorf("connect to %s: %w", n.Name, cluster.ErrStarting)
 		}
@@ -268,6 +268,22 @@ func (s servers) Connect(ctx context.Context, n cluster.Node) (session cluster.S
 		return nil
 	})
 	return session, err
+}
+
+// Knock waits for a frozen server until ctx ends.
+func (s servers) Knock(ctx context.Context, n cluster.Node) error {
+	return s.p.do(ctx, "Servers.Knock "+n.Name, func() error {
+		w := s.p.w
+		h := w.host(n.Name)
+		if err := w.wait(ctx, func() bool { return !h.frozen() }); err != nil {
+			return fmt.Errorf("knock at %s: %w", n.Name, err)
+		}
+		defer w.mu.Unlock()
+		if !h.up || !h.connected || h.server == nil {
+			return fmt.Errorf("knock at %s: %w", n.Name, cluster.ErrRefused)
+		}
+		return nil
+	})
 }
 
 // A connection is one login to one run of a server.

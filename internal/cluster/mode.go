@@ -1,0 +1,192 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"controld/internal/node"
+	"controld/internal/operation"
+)
+
+// Bounds of what auto rests on, and of a planned failover on a busy machine.
+const (
+	// decideWithin is for how long a primary that may only be slow is tried.
+	decideWithin = 5 * time.Second
+	retryEvery   = 100 * time.Millisecond
+	looks        = 3 // at a server that a failover needs, before it is taken for silent
+	// A server that needs longer for a login or a commit than these would hold the
+	// clients for longer than they may be held: in the pause come a shutdown, a
+	// promotion, and a login for each of their connections.
+	slowLogin  = 3 * time.Second
+	slowCommit = 2 * time.Second
+)
+
+// lookForCandidate observes anew, again where no standby answers that may only be
+// busy: without one nothing can be chosen.
+func (f *failover) lookForCandidate(ctx context.Context) View {
+	v := f.m.fresh(ctx)
+	for range looks - 1 {
+		silent := false
+		for _, s := range v.Nodes {
+			silent = silent || s.Silent && s.Order.Role != node.RolePrimary
+		}
+		if _, none := BestStandby(v, ""); none == nil || !silent {
+			break
+		}
+		v = f.m.fresh(ctx)
+	}
+	return v
+}
+
+// awaitAnswers looks again until both nodes of a planned failover have answered: auto
+// has seen that the primary serves.
+func (f *failover) awaitAnswers(ctx context.Context, v View, s *failoverState) View {
+	for range looks - 1 {
+		from, _ := v.Node(s.From)
+		to, _ := v.Node(s.To)
+		if !from.Silent && !to.Silent {
+			break
+		}
+		v = f.m.fresh(ctx)
+	}
+	return v
+}
+
+// chooseMode decides auto once: a planned failover that fails never becomes an
+// emergency one. An emergency needs a proof that the primary does not serve, or
+// that no write was answered for decideWithin by a server that has the processor
+// to answer.
+func (f *failover) chooseMode(ctx context.Context, leader NodeState) (string, error) {
+	if f.req.Mode == ModePlanned || f.req.Mode == ModeEmergency {
+		return f.req.Mode, nil
+	}
+	if leader.Dead() || leader.Container.Paused {
+		return ModeEmergency, nil
+	}
+	t := f.m.tryWrites(ctx, leader.Node)
+	late, starved := f.m.late.starved()
+	switch {
+	case t.wrote, errors.Is(t.err, ErrFull): // it serves those who have a connection: no reason to kill it
+		f.primary = t.pace
+		return ModePlanned, nil
+	case errors.Is(t.err, ErrReadOnly): // it does not lead
+		return ModeEmergency, nil
+	case t.knocked && t.wroteOpen:
+		return "", f.slow(leader, t, "it answers new connections, and a write over one that was open")
+	case starved:
+		return "", f.slow(leader, t, fmt.Sprintf("the machine is starved: controld itself was held up for %s", late.Round(time.Millisecond)))
+	}
+	f.m.log.Warn("primary does not answer a write", "node", leader.Node.Name, "err", t.err)
+	return ModeEmergency, nil
+}
+
+func (f *failover) slow(leader NodeState, t tries, seen string) error {
+	return operation.Refuse("primary-slow", map[string]any{"tried_ms": decideWithin.Milliseconds(), "answers_connections": t.knocked, "answers_open_connection": t.wroteOpen},
+		"%s has not let anybody in to write for %s (%v), but may only be slow: %s. Wait for its load to end, or say what shall be done: mode planned waits for its clients and is refused where that would take too long; mode emergency kills it, and ends their transactions",
+		leader.Node.Name, decideWithin, t.err, seen)
+}
+
+// tries are what a primary answered within decideWithin.
+type tries struct {
+	wrote     bool  // over a new connection
+	pace      *pace // then
+	knocked   bool  // it answers to a new connection, if not to a login
+	wroteOpen bool  // over the connection that was open
+	err       error // of the last login or write over a new one
+}
+
+// tryWrites tries a write over a new connection, as a client would, until one is
+// answered or the time is over, and beside it what less than that may tell.
+func (m *Manager) tryWrites(ctx context.Context, n Node) tries {
+	ctx, cancel := context.WithTimeout(ctx, decideWithin)
+	defer cancel()
+	var t tries
+	var wg sync.WaitGroup
+	wg.Go(func() { t.knocked = again(ctx, func() error { return m.out.Servers.Knock(ctx, n) }) == nil })
+	wg.Go(func() { t.wroteOpen = again(ctx, func() error { return m.contacts[n.Name].write(ctx) }) == nil })
+	wg.Go(func() {
+		t.err = again(ctx, func() error {
+			p, err := m.measure(ctx, n, true)
+			if err == nil {
+				t.wrote, t.pace = true, &p
+			}
+			return err
+		})
+		if t.wrote || errors.Is(t.err, ErrFull) || errors.Is(t.err, ErrReadOnly) {
+			cancel() // nothing else is needed
+		}
+	})
+	wg.Wait()
+	return t
+}
+
+// again repeats f until it succeeds, ctx ends, or the answer is one that will not
+// change.
+func again(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		if err == nil || errors.Is(err, ErrFull) || errors.Is(err, ErrReadOnly) {
+			return err
+		}
+		if sleep(ctx, retryEvery) != nil {
+			return err
+		}
+	}
+}
+
+// A pace is how long a server takes for what clients wait for.
+type pace struct{ login, commit time.Duration }
+
+// measure logs in to n, and commits a small record where it is asked to.
+func (m *Manager) measure(ctx context.Context, n Node, write bool) (p pace, err error) {
+	began := time.Now()
+	session, err := m.out.Servers.Connect(ctx, n)
+	if err != nil {
+		return p, err
+	}
+	defer session.Close()
+	p.login = time.Since(began)
+	if write {
+		err = session.WriteProbe(ctx)
+		p.commit = time.Since(began) - p.login
+	}
+	return p, err
+}
+
+// paceCheck measures what the pause would be made of.
+func (f *failover) paceCheck(ctx context.Context, from, to NodeState) operation.Check {
+	const name, problem = "answers-in-time", "primary-slow"
+	ctx, cancel := context.WithTimeout(ctx, slowLogin+slowCommit)
+	defer cancel()
+	var old, next pace
+	var errs [2]error
+	var wg sync.WaitGroup
+	if f.primary != nil {
+		old = *f.primary
+	} else {
+		wg.Go(func() { old, errs[0] = f.m.measure(ctx, from.Node, true) })
+	}
+	wg.Go(func() { next, errs[1] = f.m.measure(ctx, to.Node, false) })
+	wg.Wait()
+	if errors.Is(errs[0], ErrFull) {
+		errs[0] = nil // it serves those who have a connection
+	}
+	numbers := map[string]any{
+		"primary_login_ms": old.login.Milliseconds(), "primary_commit_ms": old.commit.Milliseconds(), "candidate_login_ms": next.login.Milliseconds(),
+		"login_limit_ms": slowLogin.Milliseconds(), "commit_limit_ms": slowCommit.Milliseconds(),
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return check(name, false, problem, numbers, "a login and a commit were not answered within %s: %s. Wait for the load to end; mode emergency does not wait for it", slowLogin+slowCommit,
+			strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	ok := old.login <= slowLogin && next.login <= slowLogin && old.commit <= slowCommit
+	return check(name, ok, problem, numbers, "%s takes %s for a login and %s for a commit, %s %s for a login; up to %s and %s do not matter%s",
+		from.Node.Name, round(old.login), round(old.commit), to.Node.Name, round(next.login), slowLogin, slowCommit,
+		yesNo(ok, "", ". Clients would be held for too long: wait for the load to end"))
+}
+
+func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
