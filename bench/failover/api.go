@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -33,6 +34,9 @@ type operation struct {
 	} `json:"steps"`
 	Result map[string]any `json:"result"`
 }
+
+// errRefused means that a precheck refused the operation: nothing was touched.
+var errRefused = errors.New("refused")
 
 // call returns the answer's status and body; answers of any status are no error.
 func (a api) call(ctx context.Context, method, path string) (int, http.Header, []byte, error) {
@@ -75,6 +79,8 @@ func (a api) start(ctx context.Context, path string) (operation, time.Time, erro
 		err = json.Unmarshal(body, &op)
 	case http.StatusAccepted:
 		op, err = a.ended(ctx, header.Get("Location"))
+	case http.StatusConflict:
+		err = fmt.Errorf("POST %s: %w: %s", path, errRefused, brief(body))
 	default:
 		err = fmt.Errorf("POST %s: %d: %s", path, status, brief(body))
 	}

@@ -31,6 +31,7 @@ type document struct {
 	machine  []string
 	versions []string
 	series   []*series
+	idle     idle
 }
 
 // add takes a series that has runs.
@@ -50,6 +51,9 @@ func (d *document) verdict() error {
 			}
 		}
 	}
+	if cost := d.idle.cost(); cost > idleLimit {
+		errs = append(errs, fmt.Errorf("idle, controld costs %.2f %% of a core, the limit is %.0f %%", 100*cost, 100*idleLimit))
+	}
 	return errors.Join(errs...)
 }
 
@@ -64,6 +68,7 @@ func (d *document) render() string {
 	d.renderRatio(&b)
 	d.renderPause(&b)
 	d.renderSteps(&b)
+	d.idle.render(&b)
 	fmt.Fprintf(&b, "\nReproduce: `make bench-failover`; this sitting: `%s`\n", commandLine())
 	return b.String()
 }
@@ -81,7 +86,11 @@ func (d *document) renderFigures(b *strings.Builder) {
 	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, s := range d.series {
 		values := s.values(s.figure)
-		fmt.Fprintf(b, "| %s | %d | %s |", s.name, len(values), millis(s.unit))
+		runs := fmt.Sprint(len(values))
+		if s.refused > 0 {
+			runs += fmt.Sprintf(", %d refused", s.refused)
+		}
+		fmt.Fprintf(b, "| %s | %s | %s |", s.name, runs, millis(s.unit))
 		for _, q := range quantiles {
 			fmt.Fprintf(b, " %s |", millis(probe.Quantile(values, q)))
 		}

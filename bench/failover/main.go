@@ -3,7 +3,7 @@
 //
 //	go run ./bench/failover                         # everything: about 10 minutes
 //	go run ./bench/failover -runs 5 -emergency 3    # a first impression
-//	go run ./bench/failover -runs 0 -emergency 0    # only the peer
+//	go run ./bench/failover -runs 0 -emergency 0 -busy 0 -idle 0    # only the peer
 //	go run ./bench/failover -peer none              # without the peer, whose image then is not built
 //
 // It needs what make up needs, and an otherwise idle machine. It starts clusters
@@ -24,6 +24,12 @@
 // connects with their login, a select 1 and the close, on the idle primary just
 // before the series.
 //
+// The host is made busy by 40 clients whose queries calculate, through the pooler:
+// twenty times what two cores can do. U is measured under that load there.
+//
+// What an idle cluster costs is read from the control groups of its containers and
+// from the engine's daemons, for a minute with controld and a minute without.
+//
 // # The peer
 //
 // Patroni (Debian's package) with etcd, its timings tuned below the documented
@@ -41,13 +47,16 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 type options struct {
 	runs      int
 	emergency int
+	busy      int
 	peer      string
 	peerRuns  int
+	idle      time.Duration
 	out       string
 	verbose   bool
 }
@@ -70,8 +79,10 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("failover", flag.ContinueOnError)
 	flags.IntVar(&o.runs, "runs", 20, "planned failovers in each series: plain, prepared statements, open transactions of 50 ms")
 	flags.IntVar(&o.emergency, "emergency", 10, "emergency failovers")
+	flags.IntVar(&o.busy, "busy", 20, "planned failovers on a busy host")
 	flags.StringVar(&o.peer, "peer", "patroni", "what to measure beside it: patroni or none")
 	flags.IntVar(&o.peerRuns, "peer-runs", 10, "planned switchovers of the peer")
+	flags.DurationVar(&o.idle, "idle", time.Minute, "for how long what an idle cluster costs is measured, with controld and without; 0: not")
 	flags.StringVar(&o.out, "out", "docs/benchmarks.md", "file whose section is written; empty: none")
 	flags.BoolVar(&o.verbose, "v", false, "show what make and docker print")
 	if err := flags.Parse(args); err != nil {
@@ -94,13 +105,13 @@ func run(ctx context.Context, o options) error {
 	sh := shell{dir: root, verbose: o.verbose}
 	var doc document
 	var errs []error
-	if o.runs+o.emergency > 0 {
+	if o.runs+o.emergency+o.busy > 0 || o.idle > 0 {
 		errs = append(errs, withProduct(ctx, sh, func(p *product) error { return measureProduct(ctx, o, p, &doc) }))
 	}
 	if o.peer == "patroni" && o.peerRuns > 0 && ctx.Err() == nil {
 		errs = append(errs, withPatroni(ctx, sh, func(p *patroni) error { return measurePeer(ctx, o, p, &doc) }))
 	}
-	if len(doc.series) == 0 {
+	if len(doc.series) == 0 && len(doc.idle.parts) == 0 {
 		return errors.Join(errs...)
 	}
 	doc.machine = describeMachine(sh)

@@ -219,6 +219,15 @@ func judgeEmergency(_ *series, r result) []error {
 
 func measureProduct(ctx context.Context, o options, p *product, doc *document) error {
 	doc.versions = append(doc.versions, p.versions(ctx)...)
+	if o.idle > 0 {
+		if err := p.settled(ctx); err != nil {
+			return err
+		}
+		var err error
+		if doc.idle, err = measureIdle(ctx, p, o.idle); err != nil {
+			return err
+		}
+	}
 	for _, s := range []*series{
 		{name: "planned", mode: probe.Exec, planned: true},
 		{name: "planned, prepared statements", mode: probe.Prepared, planned: true},
@@ -234,7 +243,33 @@ func measureProduct(ctx context.Context, o options, p *product, doc *document) e
 	s := &series{name: "emergency, call → first commit", mode: probe.Exec, figure: firstCommit}
 	err := s.measure(ctx, p, o.emergency, p.emergency, judgeEmergency)
 	doc.add(s)
-	return err
+	if err != nil || o.busy == 0 {
+		return err
+	}
+	return measureBusy(ctx, o.busy, p, doc)
+}
+
+// busyClients calculate on the busy host; the pooler lets half of them in at once.
+const busyClients = 40
+
+// measureBusy repeats the planned failovers on a host that is busy. One in ten may
+// be refused there.
+func measureBusy(ctx context.Context, runs int, p *product, doc *document) error {
+	busy, err := probe.StartBusy(ctx, p.database, busyClients)
+	if err != nil {
+		return err
+	}
+	s := &series{name: "planned, busy host", mode: probe.Exec, figure: outage, allowed: runs / 10}
+	err = s.measure(ctx, p, runs, p.planned, judgeBusy)
+	doc.add(s)
+	return errors.Join(err, busy.Stop())
+}
+
+func judgeBusy(_ *series, r result) []error {
+	if r.whole.Failed+r.whole.FailedConnects > 0 {
+		return []error{fmt.Errorf("%d transactions and %d connects failed", r.whole.Failed, r.whole.FailedConnects)}
+	}
+	return nil
 }
 
 func (p *product) versions(ctx context.Context) []string {

@@ -53,6 +53,8 @@ type series struct {
 	peer    bool
 	planned bool
 	results []result
+	refused int // runs that a precheck refused
+	allowed int // how many of these there may be
 }
 
 // The figures that a series is judged by.
@@ -82,6 +84,11 @@ func (s *series) measure(ctx context.Context, sys system, runs int,
 	progress("%s: U = %s ms", s.name, millis(s.unit))
 	for run := range runs {
 		r, err := s.once(ctx, sys, run, act)
+		if errors.Is(err, errRefused) && s.refused < s.allowed {
+			s.refused++
+			progress("%s %d/%d: %v", s.name, run+1, runs, err)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("%s, run %d: %w", s.name, run+1, err)
 		}
