@@ -26,7 +26,7 @@ BASES  := bookworm trixie
 prepare  = missing=$$(deploy/prepare.sh check $(1))
 parallel = exec $(MAKE) -j TARGET=$(1) MISSING="$$missing" all-images
 
-.PHONY: help check up down destroy env build images test test-long lint generate verify bench bench-failover \
+.PHONY: help check up down destroy env build images test test-quick test-long lint generate verify bench bench-failover \
 	build-controld build-node \
 	packages packages-postgres packages-pgbouncer all-images test-images $(IMAGES:%=image-%) $(BASES:%=base-%)
 
@@ -106,6 +106,9 @@ test-images:
 test: ## run every test, those against real containers too (PKG=, RUN=: some)
 	@$(call prepare,test) && exec $(MAKE) TARGET=test MISSING="$$missing" test-images
 	@CONTROLD_TAG=$(TEST_TAG) PKG='$(PKG)' RUN='$(RUN)' tools/test.sh
+
+test-quick: ## run what needs no container, without the race detector: for the inner loop
+	@. deploy/lib.sh && CGO_ENABLED=0 go test "$${go_flags[@]}" -short $(or $(PKG),./...)
 
 test-long: ## run the tests that take too long for make test (LONG=name: one)
 	@$(call prepare,test) && exec $(MAKE) TARGET=test MISSING="$$missing" test-images

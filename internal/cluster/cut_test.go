@@ -232,6 +232,15 @@ func (l *lab) counted(hook func(context.Context, string, func() error) error) *d
 	return d
 }
 
+// stride: every cut is made, but under the race detector, which takes ten times as
+// long, and with -short, one of a few.
+func stride() int {
+	if raceDetector || testing.Short() {
+		return 6
+	}
+	return 1
+}
+
 // A cut is where controld dies.
 type cut struct {
 	at    int  // the call, counted from 1
@@ -255,7 +264,7 @@ func TestKill9(t *testing.T) {
 			for _, c := range []cut{{after: false, away: soon}, {after: true, away: soon}, {after: true, away: late}} {
 				t.Run(fmt.Sprintf("after=%v, away %v", c.after, c.away), func(t *testing.T) {
 					t.Parallel()
-					for c.at = 1; killAt(t, sc, c) && !t.Failed(); c.at += stride {
+					for c.at = 1; killAt(t, sc, c) && !t.Failed(); c.at += stride() {
 					}
 					if c.at == 1 {
 						t.Error("nothing was cut")

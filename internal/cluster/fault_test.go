@@ -36,7 +36,7 @@ func TestFailingCalls(t *testing.T) {
 			for _, how := range []string{failsOnce, failsForever, hangs, answerLost, standsStill} {
 				t.Run(how, func(t *testing.T) {
 					t.Parallel()
-					for at := 1; failAt(t, sc, how, at) && !t.Failed(); at += stride {
+					for at := 1; failAt(t, sc, how, at) && !t.Failed(); at += stride() {
 					}
 				})
 			}

@@ -44,6 +44,9 @@ func upFailpoint(t *testing.T, settings ...string) *cluster {
 
 func upWith(t *testing.T, tag string, settings ...string) *cluster {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs containers, which -short leaves out")
+	}
 	if out, err := exec.Command("docker", "image", "inspect", "controld/controld:"+tag).CombinedOutput(); err != nil {
 		t.Skipf("the images controld/*:%s are missing (%s); make test builds them", tag, out)
 	}

@@ -127,6 +127,9 @@ const inNamespaces = `if [ -d /run/containerd ]; then mount -t tmpfs tmpfs /run/
 // runInNamespaces is the first run of a test that calls ownEngine.
 func runInNamespaces(t *testing.T) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs containers, which -short leaves out")
+	}
 	for _, name := range []string{"dockerd", "unshare", "ip"} {
 		if _, err := exec.LookPath(name); err != nil {
 			t.Skipf("an engine of its own needs %s: %v", name, err)

@@ -79,6 +79,9 @@ type testNode struct {
 
 func newPair(t *testing.T) *pair {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs containers, which -short leaves out")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to look into the nodes' volumes: sudo go test ./internal/node")
 	}

@@ -35,6 +35,9 @@ type server struct{ container, dsn string }
 
 func startServer(t *testing.T) server {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs containers, which -short leaves out")
+	}
 	if _, err := docker(t, "image", "inspect", image()); err != nil {
 		t.Skipf("no image %s: run \"make images\" (%v)", image(), err)
 	}

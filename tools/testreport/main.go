@@ -1,6 +1,6 @@
 // Command testreport reads the events of `go test -json` from standard input
-// and prints what `go test` would have printed, with every skipped test named
-// and a closing line that counts. It fails when a test failed and, with CI=true,
+// and prints what `go test` would have printed, with every skipped test named,
+// the ten slowest tests and a closing line that counts. It fails when a test failed and, with CI=true,
 // when one was skipped: there a missing service must not look like success.
 // With -v it prints what the tests that passed have logged, too.
 //
@@ -9,11 +9,13 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -24,10 +26,17 @@ type event struct {
 	ImportPath string // of a build event
 	Test       string
 	Output     string
+	Elapsed    float64 // seconds
 }
 
 // test names one test of one package.
 type test struct{ pkg, name string }
+
+// A timed is a test with the seconds that it took.
+type timed struct {
+	test
+	seconds float64
+}
 
 // report collects what the events have told so far.
 type report struct {
@@ -35,6 +44,7 @@ type report struct {
 	all    bool            // print what passed, too
 	output map[test]string // of tests that have not ended
 	skips  []string        // package, name and message of each skipped test
+	took   []timed         // tests that ended, subtests left out
 
 	passed, failed, packages int
 	broken                   bool // a package failed, perhaps without any test of its own
@@ -108,6 +118,9 @@ func (r *report) addTest(e event) {
 	default:
 		return // run, pause, cont, start
 	}
+	if !strings.Contains(e.Test, "/") {
+		r.took = append(r.took, timed{t, e.Elapsed})
+	}
 	delete(r.output, t)
 }
 
@@ -148,11 +161,29 @@ func message(output string) string {
 	return strings.Join(kept, " ")
 }
 
+// How many of the slowest tests are named, and from when on one is slow.
+const (
+	namedSlow   = 10
+	slowSeconds = 1
+)
+
+// printSlowest names the tests to look at when a run takes long. One that waits
+// for others beside it counts that too.
+func (r *report) printSlowest() {
+	slices.SortFunc(r.took, func(a, b timed) int { return cmp.Compare(b.seconds, a.seconds) })
+	for _, t := range r.took[:min(namedSlow, len(r.took))] {
+		if t.seconds >= slowSeconds {
+			fmt.Fprintf(r.out, "%7.1f s  %s %s\n", t.seconds, t.pkg, t.name)
+		}
+	}
+}
+
 // close prints the end of the report and tells whether all is well.
 func (r *report) close(skipsFail bool) bool {
 	for _, skip := range r.skips {
 		fmt.Fprintln(r.out, "SKIP", skip)
 	}
+	r.printSlowest()
 	well := r.failed == 0 && !r.broken && r.packages > 0
 	if skipsFail && len(r.skips) > 0 {
 		fmt.Fprintln(r.out, "A skipped test is a failure in CI.")

@@ -12,6 +12,7 @@ func TestReport(t *testing.T) {
 		skipped = `{"Action":"output","Package":"p","Test":"TestC","Output":"    c_test.go:1: no engine\n"}` + "\n" +
 			`{"Action":"output","Package":"p","Test":"TestC","Output":"--- SKIP: TestC (0.00s)\n"}` + "\n" + `{"Action":"skip","Package":"p","Test":"TestC"}` + "\n"
 		cutOff  = `{"Action":"output","Package":"p","Test":"TestD","Output":"panic: boom\n"}` + "\n"
+		slow    = `{"Action":"pass","Package":"p","Test":"TestSlow","Elapsed":12.5}` + "\n"
 		ok      = `{"Action":"pass","Package":"p"}` + "\n"
 		notOK   = `{"Action":"fail","Package":"p"}` + "\n"
 		noTests = `{"Action":"skip","Package":"q"}` + "\n"
@@ -22,6 +23,7 @@ func TestReport(t *testing.T) {
 		prints       string
 	}{
 		{"all pass", passed + ok, true, true, "ok: 1 passed, 0 failed, 0 skipped, in 1 packages"},
+		{"the slowest are named", slow + passed + ok, true, true, "   12.5 s  p TestSlow\nok: 2 passed"},
 		{"a package without tests is no skip", passed + ok + noTests, true, true, "0 skipped"},
 		{"a skip is named", skipped + ok, false, true, "SKIP p TestC: c_test.go:1: no engine\n"},
 		{"a skip in CI", skipped + ok, true, false, "A skipped test is a failure in CI."},

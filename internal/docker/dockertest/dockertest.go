@@ -45,6 +45,9 @@ func fromEnv(name, otherwise string) string {
 // Client returns a client of the engine, or skips the test.
 func Client(t testing.TB) *client.Client {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs containers, which -short leaves out")
+	}
 	api, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
 	if err != nil {
 		t.Fatal(err)
