@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,6 +92,20 @@ func (m *Manager) observe(ctx context.Context, l look) View {
 		m.rate.note(v)
 	}
 	m.keep(&v)
+	if !l.patient {
+		return v.withoutLate()
+	}
+	return v
+}
+
+// withoutLate is v as a decision takes it: a server that is late has said nothing.
+func (v View) withoutLate() View {
+	v.Nodes = slices.Clone(v.Nodes)
+	for i := range v.Nodes {
+		if s := &v.Nodes[i]; s.Late {
+			s.Server, s.Late, s.Silent = nil, false, true
+		}
+	}
 	return v
 }
 
@@ -248,7 +263,7 @@ func (m *Manager) observeServer(ctx context.Context, s *NodeState, l look) {
 	}
 	limit, why := m.late.silence()
 	s.Late = s.Server != nil
-	if silence := time.Since(w.alive); !s.Late || !l.patient || silence > limit {
+	if silence := time.Since(w.alive); !s.Late || silence > limit {
 		s.Server, s.Late, s.Silent = nil, false, true
 		if w.alive.IsZero() {
 			return

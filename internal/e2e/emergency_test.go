@@ -20,6 +20,7 @@ const comesBack = time.Minute
 // TestEmergencyFailoverLosesNothing kills the primary under load, there and
 // back: what was acknowledged is there, though no standby confirmed it.
 func TestEmergencyFailoverLosesNothing(t *testing.T) {
+	t.Parallel()
 	c := up(t)
 	for range 2 {
 		before := c.topology()

@@ -30,6 +30,7 @@ func (c *cluster) hammer(node string, workers int) *probe.Prober {
 // emergency; and whatever thaws it, nothing is acknowledged any more that the
 // new primary does not have.
 func TestFrozenPrimaryAcknowledgesNothing(t *testing.T) {
+	t.Parallel()
 	c := up(t)
 	const signalAll = `for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || [ $p = $$ ] || kill -%s $p; done`
 	for _, tt := range []struct {
@@ -134,6 +135,7 @@ func (c *cluster) inContainer(node, line string) error {
 // TestOldPrimaryStartedByHandTakesNoWrite brings the old primary's container
 // back past controld after a failover, in every way that people have for it.
 func TestOldPrimaryStartedByHandTakesNoWrite(t *testing.T) {
+	t.Parallel()
 	c := up(t)
 	for _, tt := range []struct {
 		name  string

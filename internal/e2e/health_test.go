@@ -159,6 +159,7 @@ func (c *cluster) keepsLooking(t *testing.T) {
 // before it touches anything, and one that finds the disk full in its pause ends
 // in order. The next one after room was made succeeds.
 func TestJournalFull(t *testing.T) {
+	t.Parallel()
 	c := upFailpoint(t)
 	c.smallJournal(t)
 	w := c.writers(probe.Config{})

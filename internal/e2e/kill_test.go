@@ -28,17 +28,21 @@ type cut struct{ call, when string }
 
 func (x cut) String() string { return x.call + " " + x.when }
 
-// TestKilled kills controld at each point of an operation at which the world
-// looks different. Docker starts it again.
-func TestKilled(t *testing.T) {
-	k := &kills{cluster: upFailpoint(t, "CONTROLD_OBSERVE_INTERVAL=300ms")}
-	t.Run("planned failover", k.inPlannedFailover)
-	t.Run("emergency failover", k.inEmergencyFailover)
-	t.Run("other operations", k.inOtherOperations)
+// killedTogether is how many cuts one cluster bears in a row: the clusters run side
+// by side, and each takes some 20 s to come up.
+const killedTogether = 8
+
+// newKills brings up a cluster that is to be broken. Its test runs beside others.
+func newKills(t *testing.T) *kills {
+	t.Helper()
+	t.Parallel()
+	return &kills{cluster: upFailpoint(t, "CONTROLD_OBSERVE_INTERVAL=300ms")}
 }
 
-func (k *kills) inPlannedFailover(t *testing.T) {
-	for _, x := range []cut{
+// TestKilledInPlannedFailover kills controld at each point of a planned failover at
+// which the world looks different. Docker starts it again.
+func TestKilledInPlannedFailover(t *testing.T) {
+	for cuts := range slices.Chunk([]cut{
 		{"Session.CreateSlot", "after"},
 		{"Pooler.Point", "after"},       // warm
 		{"Session.Checkpoint", "after"}, // of the candidate or the primary
@@ -62,17 +66,21 @@ func (k *kills) inPlannedFailover(t *testing.T) {
 		{"Volumes.WriteOrder.primary", "before"}, // the journal still says that the other leads
 		{"Volumes.WriteOrder.standby", "before"},
 		{"Volumes.WriteOrder.standby", "after"}, // the old primary is on its way back
-	} {
-		k.run(t, x, func(t *testing.T) {
-			k.move(t, "/failover", nil)
+	}, killedTogether) {
+		t.Run("from "+cuts[0].String(), func(t *testing.T) {
+			k := newKills(t)
+			for _, x := range cuts {
+				k.run(t, x, func(t *testing.T) { k.move(t, "/failover", nil) })
+			}
 		})
 	}
 }
 
-// inEmergencyFailover is the same after the primary has died. What was undone
-// leaves no primary, until controld starts, which starts the recorded one, or
+// TestKilledInEmergencyFailover is the same after the primary has died. What was
+// undone leaves no primary, until controld starts, which starts the recorded one, or
 // until it is asked again.
-func (k *kills) inEmergencyFailover(t *testing.T) {
+func TestKilledInEmergencyFailover(t *testing.T) {
+	k := newKills(t)
 	// The first follows a move so closely that no control file of the standby
 	// names the new timeline yet.
 	k.cluster.run("/failover", nil)
@@ -95,9 +103,10 @@ func (k *kills) inEmergencyFailover(t *testing.T) {
 	}
 }
 
-// inOtherOperations kills controld while it brings a node back, starts a crashed
-// primary in place, and moves the primary back.
-func (k *kills) inOtherOperations(t *testing.T) {
+// TestKilledInOtherOperations kills controld while it brings a node back, starts a
+// crashed primary in place, and moves the primary back.
+func TestKilledInOtherOperations(t *testing.T) {
+	k := newKills(t)
 	rejoin := func(method string) func(*testing.T) {
 		return func(t *testing.T) {
 			_, standby := k.roles()
@@ -138,6 +147,7 @@ const leaseLimit = 15 * time.Second
 
 // TestPause breaks what holds a pause, or is held by it: controld, and the pooler.
 func TestPause(t *testing.T) {
+	t.Parallel()
 	c := upFailpoint(t)
 	for _, tt := range []struct {
 		name string

@@ -25,6 +25,7 @@ const held = 48 << 20
 // nothing is lost where its volume can be read. Where it cannot, the loss is told
 // beforehand, as it then is, and needs to be accepted.
 func TestLossIsTold(t *testing.T) {
+	t.Parallel()
 	c := up(t)
 	c.psql(testcluster.Nodes[0], "create table bulk (n int, t text) with (autovacuum_enabled = off)")
 	c.waitOK(time.Minute)

@@ -48,6 +48,7 @@ func TestFailoverAndBack(t *testing.T) {
 // TestFailbackRejoinsFirst: a failback brings its target to stream before it
 // moves the primary there.
 func TestFailbackRejoinsFirst(t *testing.T) {
+	t.Parallel()
 	// Supervision looks rarely, so that it is not the one that rejoins.
 	c := up(t, "CONTROLD_PREFERRED_PRIMARY=postgres_slave", "CONTROLD_OBSERVE_INTERVAL=15s")
 	c.run("/failover", nil)

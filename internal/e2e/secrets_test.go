@@ -28,6 +28,7 @@ var services = []string{"postgres_master", "postgres_slave", "pgbouncer", "redis
 // a life with everything in it that handles them: first start, base backup,
 // rewind, failovers planned and not, refused logins and requests.
 func TestSecretsStaySecret(t *testing.T) {
+	t.Parallel()
 	c := up(t)
 	stop := c.watchProcesses()
 	_, standby := c.roles()

@@ -24,6 +24,7 @@ const pauseDeadline = 2 * time.Second
 // TestPlannedFailoverIsUndone: whatever fails before the point of no return is
 // taken back, the old primary serves, nothing is lost, and the next move works.
 func TestPlannedFailoverIsUndone(t *testing.T) {
+	t.Parallel()
 	c := upFailpoint(t, "CONTROLD_FAILOVER_PAUSE_DEADLINE="+pauseDeadline.String())
 	for _, tt := range []struct {
 		name string
@@ -186,6 +187,7 @@ func cancelled(c *cluster) {
 // TestRequests: what a caller may rely on who asks twice, at the same time as
 // another, without waiting, or who leaves.
 func TestRequests(t *testing.T) {
+	t.Parallel()
 	c := up(t, "CONTROLD_FAILOVER_PAUSE_DEADLINE=5s")
 	for _, tt := range []struct {
 		name string
@@ -391,6 +393,7 @@ func slowArchive(c *cluster) {
 // TestWrongPrimaries: two nodes that lead, none, and none but standbys are
 // recognised, named, and answered with what to do; doing it works.
 func TestWrongPrimaries(t *testing.T) {
+	t.Parallel()
 	c := up(t)
 	c.psql("postgres_master", "create table kept (n int); insert into kept values (1)")
 	t.Run("none, started in place", func(t *testing.T) {
