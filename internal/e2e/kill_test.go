@@ -556,7 +556,8 @@ func (k *kills) move(t *testing.T, path string, body any) {
 	if a.Status != 500 {
 		return
 	}
-	err = testcluster.Poll(t.Context(), 2*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
+	// One that is retried leads soon.
+	err = testcluster.Poll(t.Context(), 10*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
 		_, _, err := k.leader(ctx)
 		return err
 	})
