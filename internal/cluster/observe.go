@@ -74,6 +74,9 @@ func (m *Manager) observe(ctx context.Context, l look) View {
 				return
 			}
 			m.observeServer(ctx, &v.Nodes[i], l)
+			if now := v.Nodes[i].Server; now != nil && (before.Server == nil || !now.StartedAt.Equal(before.Server.StartedAt)) {
+				m.inspected.forgetOne(n.Container) // with its container, maybe, which then is at another address
+			}
 		})
 	}
 	wg.Go(func() { v.Pooler = m.observePooler(ctx, l, last.Pooler) })
@@ -294,8 +297,11 @@ func (s NodeState) cannotServe() string {
 	return ""
 }
 
-// serves: nothing is wrong with the container.
-func (c Container) serves() bool { return c.Exists && c.Running && !c.Paused && c.Connected }
+// serves: nothing is wrong with the container. One that has just been started has no
+// address for a moment.
+func (c Container) serves() bool {
+	return c.Exists && c.Running && !c.Paused && c.Connected && c.Address != ""
+}
 
 // observePooler asks its console. One that is late keeps what it said, with the
 // time at which that was true.
