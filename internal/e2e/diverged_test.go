@@ -258,7 +258,12 @@ func neitherLeads(c *cluster) {
 	c.run("/nodes/"+primary+"/start", nil)
 	c.psql(primary, "alter system reset max_locks_per_transaction")
 	c.docker("stop", c.Container(primary))
-	c.run("/nodes/"+primary+"/start", nil)
+	c.until(2*time.Minute, func() error { // controld may be bringing the standby back just now
+		if a := c.call("admin", "POST", "/nodes/"+primary+"/start", nil); a.Status != 200 {
+			return fmt.Errorf("start %s: %d %s", primary, a.Status, a.Body)
+		}
+		return nil
+	})
 	c.rejoin(standby)
 	c.waitOK(2 * time.Minute)
 	c.sameRows("locks")
