@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs go vet and every test with the race detector. The clusters of package e2e
 # come last, after the processors' own work: first those tests, one after the other,
-# that hold a time against a limit, then three at a time, which mostly wait. With PKG
+# that hold a time against a limit, then two at a time, which mostly wait. With PKG
 # only the packages that it names are tested, with RUN only what it matches in them.
 . "$(dirname "$0")/../deploy/lib.sh"
 cd "$(dirname "$0")/.."
@@ -29,7 +29,7 @@ run_tests() {
 	# is cut. Here is every one.
 	CGO_ENABLED=0 go test "${go_flags[@]}" -json -timeout 30m ./internal/cluster || status=$?
 	if [ -d "$e2e" ]; then
-		go test -json -race -count=1 -timeout 60m -parallel 3 "./$e2e" || status=$?
+		go test -json -race -count=1 -timeout 60m -parallel 2 "./$e2e" || status=$?
 	fi
 	return "$status"
 }

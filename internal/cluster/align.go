@@ -48,13 +48,25 @@ func (m *Manager) align(ctx context.Context, t Targets) error {
 	bounded, cancel := context.WithTimeout(ctx, alignPause)
 	defer cancel()
 	for _, db := range changing {
-		if err := m.out.Pooler.Pause(bounded, db); err != nil {
+		m.awaitLogins(bounded, db)
+		if err := m.out.Pooler.PauseNow(bounded, db); err != nil {
 			return fmt.Errorf("pause %s to change its host: %w", db, err)
 		}
 	}
 	pointing, stop := context.WithTimeout(ctx, pointDeadline)
 	defer stop()
 	return m.out.Pooler.Point(pointing, t)
+}
+
+// awaitLogins gives the logins that are under way a moment, because PAUSE breaks them
+// off. Those at an address where nobody is any more do not end.
+func (m *Manager) awaitLogins(ctx context.Context, db string) {
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	_ = poll(ctx, 5*tick, func() (bool, error) {
+		load, err := m.out.Pooler.Load(ctx, db)
+		return load.Logins == 0, err
+	})
 }
 
 // changingEntries are the existing entries of clients that t leads elsewhere. An
