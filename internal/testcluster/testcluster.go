@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -235,16 +236,30 @@ func (c *Cluster) Logs(ctx context.Context) string {
 	return out.String()
 }
 
-// FreePorts returns ports of 127.0.0.1 that nobody listens on now.
+// handedOut are the ports that this process has given to a cluster: one that comes
+// up listens only later.
+var handedOut sync.Map
+
+// FreePorts returns ports of 127.0.0.1 that nobody listens on now. They lie below
+// those that the kernel gives to outgoing connections, which could take them before
+// the cluster listens.
 func FreePorts(ctx context.Context, n int) ([]string, error) {
 	var ports []string
-	for range n {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	for tries := 0; len(ports) < n; tries++ {
+		if tries > 100*n {
+			return nil, errors.New("find a free port: none in 20000 to 32000")
+		}
+		port := strconv.Itoa(20000 + mathrand.IntN(12000))
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:"+port)
 		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
-		defer l.Close() // all are held until the last is found
-		ports = append(ports, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+		if _, given := handedOut.LoadOrStore(port, true); !given {
+			ports = append(ports, port)
+		}
 	}
 	return ports, nil
 }
