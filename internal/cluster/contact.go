@@ -112,12 +112,15 @@ func (c *contact) put(q *question) {
 		c.word.server, c.word.at, c.word.alive = &server, time.Now(), time.Now()
 	case errors.Is(err, ErrFull): // a frozen one does not say so
 		c.word.alive, c.word.full = time.Now(), true
-	case errors.Is(err, ErrStarting) || errors.Is(err, ErrRefused):
-		c.word.server = nil // it says itself that it does not serve
+	case saysNo(err):
+		c.word.server = nil
 	}
 	c.question = nil
 	close(q.done)
 }
+
+// saysNo: the server, or its host, says itself that it does not serve.
+func saysNo(err error) bool { return errors.Is(err, ErrStarting) || errors.Is(err, ErrRefused) }
 
 // answer asks over the open session, or over a new one where it is broken.
 func (c *contact) answer(hold int) (Server, error) {
@@ -161,11 +164,11 @@ func (c *contact) take() Session {
 }
 
 // keep keeps a session for the next question, unless it was to be released since
-// hold.
+// hold, or another one was opened while this one was in use.
 func (c *contact) keep(session Session, hold int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.hold != hold {
+	if c.hold != hold || c.session != nil {
 		session.Close()
 		return
 	}

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -261,7 +260,7 @@ func (m *Manager) observeServer(ctx context.Context, s *NodeState, l look) {
 	}
 	m.inspected.forgetOne(s.Node.Container)
 	s.ServerErr = silent(w.err)
-	if w.full && !late || errors.Is(w.err, ErrRefused) || errors.Is(w.err, ErrStarting) {
+	if w.full && !late || saysNo(w.err) {
 		return
 	}
 	limit, why := m.late.silence()

@@ -148,7 +148,7 @@ type Pooler interface {
 	// which it would break off. Paused already is no error. After an
 	// error, also of ctx, Resume is owed.
 	Pause(ctx context.Context, database string) error
-	// PauseNow is Pause without that moment: the logins of a dead server do not end.
+	// PauseNow is Pause without that wait: the logins of a dead server do not end.
 	PauseNow(ctx context.Context, database string) error
 	// Resume goes over a connection of its own. Not paused is no error.
 	Resume(ctx context.Context, database string) error
