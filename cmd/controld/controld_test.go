@@ -400,6 +400,49 @@ func TestTerminalShowsTheStepThatRuns(t *testing.T) {
 	}
 }
 
+// TestProgressOfAStep: on a terminal a bar where the total is known, words where it is
+// not; elsewhere a line now and then.
+func TestProgressOfAStep(t *testing.T) {
+	far := func(done, total int64) gen.Operation {
+		p := gen.Progress{Phase: "streaming", Done: done, Unit: "bytes", Rate: new(float64(50 << 20)), EtaMs: new(float64(90_000))}
+		if total > 0 {
+			p.Total = &total
+		}
+		return gen.Operation{Steps: []gen.Step{{Name: "base backup", State: "running"}}, Progress: &p}
+	}
+	var b bytes.Buffer
+	p := &progress{w: &b, terminal: true, written: map[string]string{}}
+	p.show(far(0, 0))
+	if out := b.String(); !strings.Contains(out, "base backup: streaming 0 B, 50.0 MB/s, 1 min left") || strings.Contains(out, "%") {
+		t.Errorf("%q", out)
+	}
+	b.Reset()
+	p.show(far(512<<20, 1<<30))
+	if out := b.String(); !strings.Contains(out, "base backup: streaming 512.0 MB of 1.0 GB, 50.0 MB/s, 1 min left  50%") {
+		t.Errorf("%q", out)
+	}
+	p.show(far(1<<30, 1<<30))
+	p.show(gen.Operation{Steps: []gen.Step{{Name: "base backup", State: "done"}}})
+	p.end()
+	if out := b.String(); !strings.HasSuffix(out, "base backup\n") || strings.Count(out, "\n") != 1 {
+		t.Errorf("%q", out)
+	}
+	b.Reset()
+	p = &progress{w: &b, written: map[string]string{}}
+	for range 3 {
+		p.show(far(512<<20, 1<<30))
+	}
+	if out := b.String(); out != "  ...      base backup: streaming 512.0 MB of 1.0 GB, 50.0 MB/s, 1 min left\n" {
+		t.Errorf("%q", out)
+	}
+	b.Reset()
+	p = &progress{w: &b, terminal: true, written: map[string]string{}}
+	p.show(gen.Operation{State: gen.OperationStateRunning, WaitsFor: new("0195")})
+	if out := b.String(); !strings.Contains(out, "waits for operation 0195") {
+		t.Errorf("%q", out)
+	}
+}
+
 func TestWatchGoesOnUntilInterrupted(t *testing.T) {
 	d := startDaemon(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -54,6 +54,7 @@ and what is printed says who could lead and by which command.
 		}
 		r := gen.FailoverRequest{
 			Target: optional(target), Mode: optional(gen.FailoverRequestMode(mode)), Reason: optional(w.reason), ExpectedPrimary: optional(expected),
+			CancelRunning: optional(w.cancelRunning),
 		}
 		if cmd.Flags().Changed("max-loss-bytes") {
 			r.MaxLossBytes = &maxLoss // 0 is a bound too

@@ -20,6 +20,8 @@ type work struct {
 	key     string
 	noWait  bool
 	timeout time.Duration
+	// cancelRunning cancels what is in the way, where that may be cancelled.
+	cancelRunning bool
 }
 
 func (c *cli) workFlags(cmd *cobra.Command) *work {
@@ -27,6 +29,7 @@ func (c *cli) workFlags(cmd *cobra.Command) *work {
 	f := cmd.Flags()
 	f.StringVar(&w.reason, "reason", "", "why, for the audit")
 	f.StringVar(&w.key, "idempotency-key", "", "repeat the command with the same key to join the first one's operation")
+	f.BoolVar(&w.cancelRunning, "cancel-running", false, "cancel the operation that is in the way, where it may be cancelled for another, instead of being refused")
 	f.BoolVar(&w.noWait, "no-wait", false, "start it and return at once")
 	f.DurationVar(&w.timeout, "timeout", 0, "stop waiting after this time, such as 30s; the operation goes on in the daemon (default: wait)")
 	return w

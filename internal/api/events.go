@@ -37,7 +37,7 @@ func (s *Server) followOperation(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	stream := eventStream{w: w, controller: http.NewResponseController(w)}
-	if err := stream.send(operation.Event{At: time.Now(), Type: "operation", Record: rec}); err != nil || !rec.Open() {
+	if err := stream.send(operation.Event{At: time.Now(), Type: operation.EventOperation, ID: rec.ID, Record: rec}); err != nil || !rec.Open() {
 		return
 	}
 	s.forward(r, stream, events)
@@ -53,7 +53,7 @@ func (s *Server) forward(r *http.Request, stream eventStream, events <-chan oper
 			if !more {
 				return
 			}
-			if err = stream.send(ev); err == nil && !ev.Record.Open() {
+			if err = stream.send(ev); err == nil && ev.Ended() {
 				return
 			}
 		case <-beat.C:
@@ -75,9 +75,12 @@ type eventStream struct {
 }
 
 func (e eventStream) send(ev operation.Event) error {
-	data, err := json.Marshal(gen.OperationEvent{
-		Seq: int64(ev.Seq), At: ev.At.UTC(), Type: ev.Type, Step: optional(ev.Step), Operation: operationOf(ev.Record),
-	})
+	out := gen.OperationEvent{Seq: int64(ev.Seq), At: ev.At.UTC(), Type: ev.Type, Step: optional(ev.Step), OperationID: ev.ID, Progress: progressOf(ev.Progress)}
+	if ev.Type != operation.EventProgress {
+		op := operationOf(ev.Record)
+		out.Operation = &op
+	}
+	data, err := json.Marshal(out)
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)
 	}

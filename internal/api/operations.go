@@ -18,10 +18,7 @@ import (
 // caller prefers that or the operation outlasts the wait.
 func (s *Server) StartFailover(ctx context.Context, req gen.StartFailoverRequestObject) (gen.StartFailoverResponseObject, error) {
 	r := failoverRequest(req.Body)
-	if err := r.Validate(s.nodes); err != nil {
-		return nil, err
-	}
-	if r.DryRun {
+	if req.Body != nil && value(req.Body.DryRun) {
 		return planned(s.cluster.Plan(ctx, r))
 	}
 	return s.run(ctx, req.Params.Prefer, req.Params.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
@@ -35,7 +32,7 @@ func failoverRequest(body *gen.FailoverRequest) cluster.FailoverRequest {
 	}
 	r := cluster.FailoverRequest{
 		Target: value(body.Target), Mode: string(value(body.Mode)), Reason: value(body.Reason),
-		ExpectedPrimary: value(body.ExpectedPrimary), MaxLossBytes: body.MaxLossBytes, DryRun: value(body.DryRun),
+		ExpectedPrimary: value(body.ExpectedPrimary), MaxLossBytes: body.MaxLossBytes, CancelRunning: value(body.CancelRunning),
 	}
 	if r.Mode == "" {
 		r.Mode = cluster.ModeAuto
@@ -47,12 +44,9 @@ func failoverRequest(body *gen.FailoverRequest) cluster.FailoverRequest {
 func (s *Server) StartFailback(ctx context.Context, req gen.StartFailbackRequestObject) (gen.StartFailbackResponseObject, error) {
 	var r cluster.FailbackRequest
 	if req.Body != nil {
-		r = cluster.FailbackRequest{Reason: value(req.Body.Reason), DryRun: value(req.Body.DryRun)}
+		r = cluster.FailbackRequest{Reason: value(req.Body.Reason), CancelRunning: value(req.Body.CancelRunning)}
 	}
-	if err := r.Validate(); err != nil {
-		return nil, err
-	}
-	if r.DryRun {
+	if req.Body != nil && value(req.Body.DryRun) {
 		return planned(s.cluster.PlanFailback(ctx, r))
 	}
 	return s.run(ctx, req.Params.Prefer, req.Params.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
@@ -62,32 +56,23 @@ func (s *Server) StartFailback(ctx context.Context, req gen.StartFailbackRequest
 
 // StartNode starts a node in its recorded role.
 func (s *Server) StartNode(ctx context.Context, req gen.StartNodeRequestObject) (gen.StartNodeResponseObject, error) {
-	if err := cluster.ValidateNode(req.Name, s.nodes); err != nil {
-		return nil, err
-	}
-	reason := ""
+	r := cluster.NodeRequest{Node: req.Name}
 	if req.Body != nil {
-		reason = value(req.Body.Reason)
+		r.Reason, r.CancelRunning = value(req.Body.Reason), value(req.Body.CancelRunning)
 	}
 	return s.run(ctx, req.Params.Prefer, req.Params.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
-		return s.cluster.StartNode(ctx, req.Name, reason, by)
+		return s.cluster.StartNode(ctx, r, by)
 	})
 }
 
 // RejoinNode makes a node a standby again.
 func (s *Server) RejoinNode(ctx context.Context, req gen.RejoinNodeRequestObject) (gen.RejoinNodeResponseObject, error) {
-	if err := cluster.ValidateNode(req.Name, s.nodes); err != nil {
-		return nil, err
-	}
-	method, reason := cluster.MethodAuto, ""
+	r := cluster.NodeRequest{Node: req.Name}
 	if req.Body != nil {
-		reason = value(req.Body.Reason)
-		if req.Body.Method != nil {
-			method = string(*req.Body.Method)
-		}
+		r.Method, r.Reason, r.CancelRunning = string(value(req.Body.Method)), value(req.Body.Reason), value(req.Body.CancelRunning)
 	}
 	return s.run(ctx, req.Params.Prefer, req.Params.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
-		return s.cluster.Rejoin(ctx, req.Name, method, reason, by)
+		return s.cluster.Rejoin(ctx, r, by)
 	})
 }
 
@@ -163,7 +148,7 @@ func finished(rec operation.Record, async bool) (answer, error) {
 // caller is who asks, with the key that makes a repeated request join the first.
 func caller(ctx context.Context, key *string) operation.Caller {
 	i := infoOf(ctx)
-	by := operation.Caller{Name: i.caller}
+	by := operation.Caller{Name: i.caller, Kind: operation.Person}
 	if key != nil {
 		hash := sha256.Sum256(i.body)
 		by.Idempotency = &operation.Idempotency{Key: *key, Caller: i.caller, Method: i.method, Path: i.path, Body: hash[:]}

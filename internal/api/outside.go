@@ -8,7 +8,8 @@ import (
 )
 
 // A Cluster is what the API needs of the cluster. Calls that start work return
-// at once with the operation's record; Operations tells how it goes on.
+// at once with the operation's record; Operations tells how it goes on. What a
+// request must not say is an *cluster.InvalidField or *cluster.UnknownNode.
 type Cluster interface {
 	// View is the last observation. It never blocks.
 	View() cluster.View
@@ -22,8 +23,8 @@ type Cluster interface {
 	// Failback starts one. Where the preferred primary leads already it returns
 	// a record that succeeded.
 	Failback(ctx context.Context, r cluster.FailbackRequest, by operation.Caller) (operation.Record, error)
-	StartNode(ctx context.Context, name, reason string, by operation.Caller) (operation.Record, error)
-	Rejoin(ctx context.Context, name, method, reason string, by operation.Caller) (operation.Record, error)
+	StartNode(ctx context.Context, r cluster.NodeRequest, by operation.Caller) (operation.Record, error)
+	Rejoin(ctx context.Context, r cluster.NodeRequest, by operation.Caller) (operation.Record, error)
 	// Plan and PlanFailback are the dry runs: they change nothing.
 	Plan(ctx context.Context, r cluster.FailoverRequest) (cluster.Plan, error)
 	PlanFailback(ctx context.Context, r cluster.FailbackRequest) (cluster.Plan, error)

@@ -49,6 +49,7 @@ func operationOf(r operation.Record) gen.Operation {
 		RequestedBy: r.RequestedBy, Reason: optional(r.Reason),
 		StartedAt: r.StartedAt.UTC(), EndedAt: moment(r.EndedAt),
 		Steps: []gen.Step{}, Problem: causeOf(r.Problem), Follows: optional(r.Follows), FollowedBy: optional(r.FollowedBy),
+		WaitsFor: optional(r.WaitsFor), Progress: progressOf(r.Progress),
 	}
 	for _, st := range r.Steps {
 		op.Steps = append(op.Steps, stepOf(st))
@@ -60,6 +61,23 @@ func operationOf(r operation.Record) gen.Operation {
 		op.Result = &r.Result
 	}
 	return op
+}
+
+func progressOf(p *operation.Progress) *gen.Progress {
+	if p == nil {
+		return nil
+	}
+	out := gen.Progress{Phase: p.Phase, Done: p.Done, Unit: p.Unit, At: p.At.UTC()}
+	if p.Total > 0 {
+		out.Total = &p.Total
+	}
+	if p.Rate > 0 {
+		out.Rate = &p.Rate
+	}
+	if p.ETA > 0 {
+		out.EtaMs = pointer(milliseconds(p.ETA))
+	}
+	return &out
 }
 
 func stepOf(st operation.StepRecord) gen.Step {

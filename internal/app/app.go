@@ -126,7 +126,7 @@ func (a *app) run(ctx context.Context) error {
 	})
 	a.onStop("redis", cache.Close)
 
-	operations, err := operation.NewManager(journal, a.log)
+	operations, err := operation.NewManager(journal, operation.Claims, a.log)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (a *app) serve(ctx context.Context, engine *docker.Engine, manager *cluster
 	if err != nil {
 		return err
 	}
-	figures := metrics.New(manager, a.opts.Version, runtime.Version(), a.log)
+	figures := metrics.New(manager, operations, a.opts.Version, runtime.Version(), a.log)
 	server, err := api.New(api.Options{
 		Cluster: manager, Operations: operations, Tokens: tokens, Nodes: manager.Nodes(), Interval: manager.Interval(),
 		Anonymous: anonymous(a.opts.Config), Gateways: gateways(engine, a.opts.Config),
@@ -201,13 +201,17 @@ func (a *app) serve(ctx context.Context, engine *docker.Engine, manager *cluster
 	group.Go(func() error { server.LearnGateways(running); return nil })
 	group.Go(func() error { return figures.Run(running, operations) })
 	group.Go(func() error {
-		if err := operations.Resume(running, manager.Build); err != nil && running.Err() == nil {
-			return err
+		if err := operations.Resume(running); err != nil && running.Err() == nil {
+			a.log.Error("not every operation was resumed", "err", err)
 		}
 		return nil
 	})
+	group.Go(func() error {
+		operations.Maintain(running, operation.Retention{Count: a.opts.Config.Audit.Keep, For: a.opts.Config.Audit.KeepFor})
+		return nil
+	})
 	// Beside it: a base backup that is resumed takes hours, and controld looks
-	// meanwhile. The watcher starts nothing while an operation is open.
+	// meanwhile. The watcher starts nothing while an operation holds the cluster.
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error {
 		<-running.Done()

@@ -322,6 +322,7 @@ func (c *Client) stream(ctx context.Context, id string, done func(gen.Operation)
 		}
 		return false, problem(c, resp, body)
 	}
+	var last gen.Operation
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -333,7 +334,12 @@ func (c *Client) stream(ctx context.Context, id string, done func(gen.Operation)
 		if err := json.Unmarshal([]byte(data), &ev); err != nil {
 			return false, fmt.Errorf("%s sends events that are none of controld's: %w", c.base, err)
 		}
-		if done(ev.Operation) {
+		if ev.Operation != nil {
+			last = *ev.Operation
+		} else {
+			last.Progress = ev.Progress // an event of progress carries no more
+		}
+		if done(last) {
 			return true, nil
 		}
 	}

@@ -121,7 +121,7 @@ func (m *Manager) alignWork() operation.Runnable {
 		},
 		Steps: func(*alignState) []operation.Step[alignState] {
 			return []operation.Step[alignState]{
-				{Name: "point pooler", Entry: true, Do: func(ctx context.Context, s *alignState) error { return m.align(ctx, s.Targets) }},
+				{Name: "point pooler", Entry: true, HoldsClients: true, Do: func(ctx context.Context, s *alignState) error { return m.align(ctx, s.Targets) }},
 				{Name: "restore settings", Do: within(settingDeadline, m.restorePrimary)},
 			}
 		},

@@ -12,7 +12,7 @@ import (
 )
 
 // self is who asks in the audit when nobody did.
-var self = operation.Caller{Name: "controld"}
+var self = operation.Caller{Name: "controld", Kind: operation.Daemon}
 
 // Begin sees to it that the cluster has a primary after controld's start, as
 // DecideStart says. It returns false when nothing can be done without a person,

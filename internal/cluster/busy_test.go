@@ -145,6 +145,7 @@ func TestAutoTellsSlowFromDead(t *testing.T) {
 		{"slow", busyServer{node: first, login: time.Second, question: 200 * time.Millisecond}.hook, nil, cluster.ModePlanned, 20 * time.Second},
 		{"slower than one question may take", busyServer{node: first, login: 2500 * time.Millisecond, question: 100 * time.Millisecond}.hook, nil, cluster.ModePlanned, 30 * time.Second},
 		{"throttled", busyServer{node: first, login: 20 * time.Second, question: 2 * time.Second, answer: time.Second}.hook, nil, "", 10 * time.Second},
+		{"throttled so that it answers nothing", busyServer{node: first, login: never, question: never, answer: never}.hook, (*clustertest.Host).Throttle, "", 10 * time.Second},
 		{"refused for a moment", refusedFor(3 * time.Second), nil, cluster.ModePlanned, 10 * time.Second},
 		{"only its postmaster is frozen", busyServer{node: first, login: never, answer: never}.hook, nil, cluster.ModeEmergency, 10 * time.Second},
 		{"frozen", busyServer{node: first}.hook, (*clustertest.Host).Freeze, cluster.ModeEmergency, 10 * time.Second},

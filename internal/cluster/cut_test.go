@@ -29,6 +29,8 @@ type scenario struct {
 	ready func(l *lab)
 	// run starts the operation and returns when it has ended.
 	run func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error)
+	// beside is a kind of long work that is open when the operation is asked for.
+	beside string
 	// again is what a person does where the cut operation was taken back and
 	// nothing leads: to ask once more is always right.
 	again func(l *lab)
@@ -49,7 +51,7 @@ func scenarios() []scenario {
 	rejoin := func(method string) func(context.Context, *cluster.Manager, *operation.Manager) (operation.Record, error) {
 		return func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
 			m.Observe(ctx)
-			return waited(ctx, ops)(m.Rejoin(ctx, second, method, "", test))
+			return waited(ctx, ops)(m.Rejoin(ctx, cluster.NodeRequest{Node: second, Method: method}, test))
 		}
 	}
 	sync := func(s *cluster.Settings) { s.Replication = cluster.Sync }
@@ -67,6 +69,8 @@ func scenarios() []scenario {
 		}, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned}), again: askAgain(false)},
 		{name: "planned, sync", set: sync, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
 		{name: "planned, strict", set: func(s *cluster.Settings) { s.Replication = cluster.Strict }, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
+		{name: "planned, beside what gives way", beside: kindCopy, run: ask(cluster.FailoverRequest{Mode: cluster.ModePlanned})},
+		{name: "emergency, beside what gives way", beside: kindCopy, ready: hurt(first, (*clustertest.Host).Crash), run: ask(cluster.FailoverRequest{})},
 		{name: "failback", ready: func(l *lab) {
 			l.want(failover(l, cluster.FailoverRequest{}), operation.Succeeded)
 			l.settle("the failover before")
@@ -86,7 +90,7 @@ func scenarios() []scenario {
 		{name: "cold start", ready: everythingDies, run: beginning},
 		{name: "start", ready: everythingDies, run: func(ctx context.Context, m *cluster.Manager, ops *operation.Manager) (operation.Record, error) {
 			m.Observe(ctx)
-			return waited(ctx, ops)(m.StartNode(ctx, first, "", test))
+			return waited(ctx, ops)(m.StartNode(ctx, cluster.NodeRequest{Node: first}, test))
 		}},
 		{name: "rejoin, follow", ready: hurt(second, (*clustertest.Host).Crash), run: rejoin("")},
 		{name: "rejoin, follow, sync", set: sync, ready: hurt(second, (*clustertest.Host).Crash), run: rejoin("")},
@@ -345,6 +349,9 @@ func killAt(t *testing.T, sc scenario, c cut) (reached bool) {
 			d.process.Die()
 			return err
 		})
+		if sc.beside != "" {
+			l.working(sc.beside)
+		}
 		ended := make(chan struct{})
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()

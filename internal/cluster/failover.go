@@ -76,6 +76,7 @@ type failover struct {
 	kind     string
 	req      FailoverRequest
 	sessions sessionCache
+	seen     View  // when the mode was decided
 	primary  *pace // of the primary, as auto has measured it
 	lease    *pauseLease
 	holds    []string // see entries
@@ -95,64 +96,16 @@ func (m *Manager) Failover(ctx context.Context, r FailoverRequest, by operation.
 	if err := r.Validate(m.set.Nodes); err != nil {
 		return operation.Record{}, err
 	}
-	m.giveWay(ctx, r)
 	return m.startFailover(ctx, KindFailover, r, by)
 }
 
-// giveWayDeadline bounds the wait for the end of what gives way.
-const giveWayDeadline = 5 * time.Second
-
-// giveWay ends the rejoins and the upkeep that an emergency failover would have
-// to wait for: where the primary is gone they wait for what will not come, and
-// clients wait for the failover. What a person asked for gives way only then,
-// and not to a primary that is only late. An init goes on with what it was ordered.
-func (m *Manager) giveWay(ctx context.Context, r FailoverRequest) {
-	gone, late := m.primaryGone()
-	if !gone && !late && r.Mode != ModeEmergency {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, giveWayDeadline)
-	defer cancel()
-	for _, rec := range m.operations.Open() {
-		way := rec.Kind == KindRejoin || rec.Kind == KindAlign || rec.Kind == KindProtect
-		if !way || !gone && rec.RequestedBy != self.Name {
-			continue
-		}
-		if _, err := m.operations.Cancel(ctx, rec.ID, self); err != nil && !errors.Is(err, operation.ErrEnded) {
-			m.log.Warn("operation does not give way", "operation", rec.ID, "err", err)
-		}
-	}
-}
-
-// upkeepDeadline bounds the wait for what controld does by itself.
-const upkeepDeadline = 5 * time.Second
-
-// awaitUpkeep lets what controld does by itself come to its end: nobody who asks
-// for something can know that it mends something just now, mostly within a
-// second. What takes longer refuses the caller, as one of theirs would. A caller
-// that leaves meanwhile changes nothing.
-func (m *Manager) awaitUpkeep(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), upkeepDeadline)
-	defer cancel()
-	for _, rec := range m.operations.Open() {
-		if rec.RequestedBy == self.Name {
-			_, _ = m.operations.Wait(ctx, rec.ID) // its end says all; the rule of exclusion says the rest
-		}
-	}
-}
-
-// primaryGone: the recorded primary is dead, or was not seen to lead lately; or it
-// is late, and may be gone.
-func (m *Manager) primaryGone() (gone, late bool) {
-	leader, problem := Leader(m.View())
-	if problem != nil {
-		return true, true
+// primaryGone: the recorded primary is dead, or v does not show it to lead.
+func (m *Manager) primaryGone(v View) bool {
+	if _, problem := Leader(v); problem != nil {
+		return true
 	}
 	n, err := m.node(m.Identity().Primary)
-	if err != nil {
-		return false, leader.Late
-	}
-	return m.unlocked(n), leader.Late
+	return err == nil && m.unlocked(n)
 }
 
 // Failback starts a planned failover to the preferred primary, which is
@@ -165,7 +118,7 @@ func (m *Manager) Failback(ctx context.Context, r FailbackRequest, by operation.
 }
 
 func (m *Manager) failbackRequest(r FailbackRequest) FailoverRequest {
-	return FailoverRequest{Target: m.set.Preferred, Mode: ModePlanned, Reason: r.Reason, DryRun: r.DryRun}
+	return FailoverRequest{Target: m.set.Preferred, Mode: ModePlanned, Reason: r.Reason, CancelRunning: r.CancelRunning}
 }
 
 func (m *Manager) startFailover(ctx context.Context, kind string, r FailoverRequest, by operation.Caller) (operation.Record, error) {
@@ -173,8 +126,9 @@ func (m *Manager) startFailover(ctx context.Context, kind string, r FailoverRequ
 	if err != nil {
 		return operation.Record{}, fmt.Errorf("encode request: %w", err)
 	}
-	m.awaitUpkeep(ctx)
-	spec := operation.Spec{Kind: kind, Mode: orAuto(r.Mode), Reason: r.Reason, Caller: by, Params: params, Foreseen: m.foreseen(r)}
+	spec := operation.Spec{
+		Kind: kind, Mode: orAuto(r.Mode), Reason: r.Reason, Caller: by, Params: params, Foreseen: m.foreseen(r), CancelRunning: r.CancelRunning,
+	}
 	return m.operations.Start(ctx, spec, m.failoverWork(kind, r))
 }
 
@@ -215,7 +169,11 @@ func (m *Manager) plan(ctx context.Context, kind string, r FailoverRequest) (Pla
 	f := &failover{m: m, kind: kind, req: r, sessions: sessionCache{servers: m.out.Servers}}
 	defer f.sessions.closeAll()
 	var s failoverState
-	prepared, err := f.prepare(ctx, &s)
+	var prepared operation.Prepared
+	_, err := f.decide(ctx, &s)
+	if err == nil {
+		prepared, err = f.prepare(ctx, &s)
+	}
 	plan := Plan{Kind: kind, Mode: s.Mode, From: s.From, To: s.To, Checks: prepared.Checks, WouldRun: err == nil}
 	if s.Mode != "" && prepared.Already == "" {
 		for _, st := range f.steps(&s) {
@@ -233,6 +191,7 @@ func (m *Manager) plan(ctx context.Context, kind string, r FailoverRequest) (Pla
 func (m *Manager) failoverWork(kind string, r FailoverRequest) operation.Runnable {
 	f := &failover{m: m, kind: kind, req: r, sessions: sessionCache{servers: m.out.Servers}}
 	return operation.Work[failoverState]{
+		Decide:   f.decide,
 		Prepare:  f.prepare,
 		Steps:    f.steps,
 		NoReturn: stepPromote,
@@ -281,15 +240,24 @@ func (f *failover) result(s *failoverState) map[string]any {
 	return out
 }
 
-// prepare observes anew, decides the mode and the candidate, and checks what
-// can be checked before anything changes.
-func (f *failover) prepare(ctx context.Context, s *failoverState) (operation.Prepared, error) {
-	v := f.lookForCandidate(ctx)
-	var p operation.Prepared
-	if err := f.choose(ctx, v, s); err != nil {
-		return p, err
+// decide observes anew, and decides the mode and the candidate.
+func (f *failover) decide(ctx context.Context, s *failoverState) (operation.Decision, error) {
+	f.seen = f.lookForCandidate(ctx)
+	var d operation.Decision
+	if f.m.primaryGone(f.seen) {
+		d.Facts = append(d.Facts, operation.PrimaryGone)
 	}
-	p.Mode = s.Mode
+	if err := f.choose(ctx, f.seen, s); err != nil {
+		return d, err
+	}
+	d.Mode = s.Mode
+	return d, nil
+}
+
+// prepare checks what can be checked before anything changes, in what was seen when
+// the mode was decided: what excludes a failover has not ended since.
+func (f *failover) prepare(ctx context.Context, s *failoverState) (operation.Prepared, error) {
+	v, p := f.seen, operation.Prepared{Mode: s.Mode}
 	if s.Mode == ModePlanned && s.From != s.To {
 		v = f.awaitAnswers(ctx, v, s)
 	}

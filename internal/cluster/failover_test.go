@@ -152,7 +152,7 @@ func TestReadersOnThePrimaryAreHeldToo(t *testing.T) {
 // A caller cannot know that controld mends something just now: it waits for
 // that, and is refused only where that takes long, or where a person asked for it.
 func TestUpkeepIsAwaited(t *testing.T) {
-	controld := operation.Caller{Name: "controld"}
+	controld := operation.Caller{Name: "controld", Kind: operation.Daemon}
 	for _, tt := range []struct {
 		name  string
 		by    operation.Caller
@@ -173,7 +173,7 @@ func TestUpkeepIsAwaited(t *testing.T) {
 					}
 					return do()
 				})
-				mends, err := d.m.Rejoin(context.Background(), second, cluster.MethodAuto, "", tt.by)
+				mends, err := d.m.Rejoin(context.Background(), cluster.NodeRequest{Node: second}, tt.by)
 				if err != nil {
 					l.t.Fatal(err)
 				}
@@ -433,7 +433,7 @@ func TestAnotherClustersDataIsLeft(t *testing.T) {
 		if s, _ := l.now.m.View().Node(second); s.Control == nil || s.Control.SystemID == l.now.m.Identity().SystemID {
 			l.t.Fatal("it was overwritten")
 		}
-		l.want(l.await(l.now.m.Rejoin(context.Background(), second, cluster.MethodAuto, "", test)), operation.Succeeded)
+		l.want(l.await(l.now.m.Rejoin(context.Background(), cluster.NodeRequest{Node: second}, test)), operation.Succeeded)
 		l.settle("the rejoin")
 	})
 }
@@ -468,7 +468,7 @@ func TestAStandbyThatDoesNotComeUpKeepsItsData(t *testing.T) {
 func TestARewindOfAFollowerLosesNothing(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
 		l.w.Do(second, (*clustertest.Host).Crash)
-		rec := l.await(l.now.m.Rejoin(context.Background(), second, cluster.MethodRewind, "", test))
+		rec := l.await(l.now.m.Rejoin(context.Background(), cluster.NodeRequest{Node: second, Method: cluster.MethodRewind}, test))
 		l.want(rec, operation.Succeeded)
 		if rec.Result["method"] != "follow" {
 			l.t.Errorf("method %v", rec.Result["method"])
@@ -532,7 +532,7 @@ func TestAFailoverLooksAtTheWALOnceMore(t *testing.T) {
 		if rec.Problem.Type != "/problems/diverged" || !strings.Contains(rec.Problem.Detail, "controld start "+first) {
 			l.t.Errorf("%+v", rec.Problem)
 		}
-		l.want(l.await(l.now.m.StartNode(context.Background(), first, "", test)), operation.Succeeded)
+		l.want(l.await(l.now.m.StartNode(context.Background(), cluster.NodeRequest{Node: first}, test)), operation.Succeeded)
 		l.w.Do(second, func(h *clustertest.Host) { h.Deaf(false) })
 		l.settleWithin("the start", 10*time.Minute)
 	})
@@ -613,7 +613,7 @@ func TestNobodyLeadsIsSaid(t *testing.T) {
 		for _, name := range []string{first, second} {
 			l.w.Do(name, func(h *clustertest.Host) { h.Fail(node.ActionNone, false) })
 		}
-		l.want(l.await(l.now.m.StartNode(context.Background(), first, "", test)), operation.Succeeded)
+		l.want(l.await(l.now.m.StartNode(context.Background(), cluster.NodeRequest{Node: first}, test)), operation.Succeeded)
 		l.restart(nil)
 		l.look()
 		l.settleWithin("the start", 10*time.Minute)
@@ -629,7 +629,7 @@ func TestAStartOfAStandbyPromotesIt(t *testing.T) {
 		l.now.stop(l.t)
 		l.dir = l.t.TempDir() // the journal is lost
 		l.boot(nil)
-		rec := l.await(l.now.m.StartNode(context.Background(), second, "", test))
+		rec := l.await(l.now.m.StartNode(context.Background(), cluster.NodeRequest{Node: second}, test))
 		l.want(rec, operation.Succeeded)
 		if fmt.Sprint(rec.Result["timeline"]) != "2" {
 			l.t.Errorf("timeline %v, want 2", rec.Result["timeline"])

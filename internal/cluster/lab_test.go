@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,8 @@ type lab struct {
 	all []*daemon
 	// lawless: what must never happen is part of the test.
 	lawless bool
+	// remains: long work has left something behind.
+	remains atomic.Bool
 }
 
 // A daemon is one run of controld.
@@ -113,7 +116,7 @@ func (l *lab) boot(hook func(ctx context.Context, call string, do func() error) 
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	ops, err := operation.NewManager(journal, l.log)
+	ops, err := operation.NewManager(journal, sorts, l.log)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -123,6 +126,7 @@ func (l *lab) boot(hook func(ctx context.Context, call string, do func() error) 
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.register(d)
 	d.cancel = func() {}
 	l.now, l.all = d, append(l.all, d)
 	return d
@@ -134,7 +138,7 @@ func (l *lab) look() {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
 	d.running.Go(func() {
-		if err := d.ops.Resume(ctx, d.m.Build); err != nil && ctx.Err() == nil {
+		if err := d.ops.Resume(ctx); err != nil && ctx.Err() == nil {
 			l.t.Errorf("resume: %v", err)
 		}
 	})
@@ -202,6 +206,9 @@ func (l *lab) wrong() []string {
 	wrong := l.w.Wrong()
 	for _, rec := range l.now.ops.Open() {
 		wrong = append(wrong, "open: "+rec.Kind+" "+string(rec.State))
+	}
+	if l.remains.Load() {
+		wrong = append(wrong, "long work has left something behind")
 	}
 	return wrong
 }

@@ -98,6 +98,11 @@ func NewManager(set Settings, out Outside, operations *operation.Manager, facts 
 		m.contacts[n.Name] = &contact{node: n, servers: out.Servers, ctx: ctx}
 	}
 	m.view.Store(&View{})
+	for _, kind := range []string{KindFailover, KindFailback, KindRejoin, KindStart, KindBootstrap, KindAlign, KindProtect} {
+		if err := operations.Register(kind, m.build); err != nil {
+			return nil, err
+		}
+	}
 	return m, nil
 }
 
@@ -138,7 +143,7 @@ func (m *Manager) View() View { return *m.view.Load() }
 
 // Health judges the last observation. It never blocks.
 func (m *Manager) Health() Health {
-	h := AssessHealth(m.View(), m.Describe(), m.operations.Open(), time.Now(), m.set.Interval)
+	h := AssessHealth(m.View(), m.Describe(), m.operations.Holding(operation.Cluster), time.Now(), m.set.Interval)
 	if why := m.stuck.Load(); why != nil && *why != "" && h.Status == HealthDown {
 		h = h.first(bad(ComponentStart, HealthDown, "no-start", *why, "Follow what the detail says; nothing is started until then."))
 	}
@@ -248,8 +253,8 @@ func (m *Manager) quiet(d time.Duration) { m.quietUntil.Store(time.Now().Add(d).
 
 func (m *Manager) isQuiet(now time.Time) bool { return now.UnixNano() < m.quietUntil.Load() }
 
-// Build makes the work of a journalled operation anew, for the daemon's start.
-func (m *Manager) Build(rec operation.Record, params json.RawMessage) (operation.Runnable, error) {
+// build makes the work of a journalled operation anew, for the daemon's start.
+func (m *Manager) build(rec operation.Record, params json.RawMessage) (operation.Runnable, error) {
 	switch rec.Kind {
 	case KindFailover, KindFailback:
 		var r FailoverRequest

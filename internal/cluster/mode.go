@@ -17,7 +17,11 @@ const (
 	// decideWithin is for how long a primary that may only be slow is tried.
 	decideWithin = 5 * time.Second
 	retryEvery   = 100 * time.Millisecond
-	looks        = 3 // at a server that a failover needs, before it is taken for silent
+	// throttledPart of decideWithin is what a server may be held back by its container's
+	// limit of the processor before it counts as slow.
+	throttledPart = 10
+	engineAnswer  = time.Second // about a container
+	looks         = 3           // at a server that a failover needs, before it is taken for silent
 	// A server that needs longer for a login or a commit than these would hold the
 	// clients for longer than they may be held: in the pause come a shutdown, a
 	// promotion, and a login for each of their connections.
@@ -75,6 +79,8 @@ func (f *failover) chooseMode(ctx context.Context, leader NodeState) (string, er
 		return ModePlanned, nil
 	case errors.Is(t.err, ErrReadOnly): // it does not lead
 		return ModeEmergency, nil
+	case t.throttled > decideWithin/throttledPart:
+		return "", f.slow(leader, t, fmt.Sprintf("its container was held back by its limit of the processor for %s of that", round(t.throttled)))
 	case t.knocked && t.wroteOpen:
 		return "", f.slow(leader, t, "it answers new connections, and a write over one that was open")
 	case starved:
@@ -92,11 +98,12 @@ func (f *failover) slow(leader NodeState, t tries, seen string) error {
 
 // tries are what a primary answered within decideWithin.
 type tries struct {
-	wrote     bool  // over a new connection
-	pace      *pace // then
-	knocked   bool  // it answers to a new connection, if not to a login
-	wroteOpen bool  // over the connection that was open
-	err       error // of the last login or write over a new one
+	wrote     bool          // over a new connection
+	pace      *pace         // then
+	knocked   bool          // it answers to a new connection, if not to a login
+	wroteOpen bool          // over the connection that was open
+	throttled time.Duration // how long its container was held back by its own limit
+	err       error         // of the last login or write over a new one
 }
 
 // tryWrites tries a write over a new connection, as a client would, until one is
@@ -107,6 +114,7 @@ func (m *Manager) tryWrites(ctx context.Context, n Node) tries {
 	var t tries
 	var wg sync.WaitGroup
 	wg.Go(func() { t.knocked = again(ctx, func() error { return m.out.Servers.Knock(ctx, n) }) == nil })
+	wg.Go(func() { t.throttled = m.throttledMeanwhile(ctx, n) })
 	wg.Go(func() { t.wroteOpen = again(ctx, func() error { return m.contacts[n.Name].write(ctx) }) == nil })
 	wg.Go(func() {
 		t.err = again(ctx, func() error {
@@ -122,6 +130,28 @@ func (m *Manager) tryWrites(ctx context.Context, n Node) tries {
 	})
 	wg.Wait()
 	return t
+}
+
+// throttledMeanwhile is for how long the node's container was held back by its limit
+// of the processor until ctx ended. A server that answers is not asked about.
+func (m *Manager) throttledMeanwhile(ctx context.Context, n Node) time.Duration {
+	if sleep(ctx, decideWithin/10) != nil {
+		return 0
+	}
+	before, err := m.out.Engine.Throttled(ctx, n.Container)
+	if err != nil {
+		m.log.Warn("not known whether the primary's container is throttled", "node", n.Name, "err", err)
+		return 0
+	}
+	<-ctx.Done()
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineAnswer)
+	defer cancel()
+	after, err := m.out.Engine.Throttled(bounded, n.Container)
+	if err != nil {
+		m.log.Warn("not known whether the primary's container is throttled", "node", n.Name, "err", err)
+		return 0
+	}
+	return after - before
 }
 
 // again repeats f until it succeeds, ctx ends, or the answer is one that will not

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"controld/internal/node"
 	"controld/internal/pgcontrol"
@@ -21,6 +22,9 @@ type Engine interface {
 	// frozen when it is paused, and thaws it after. A sent kill proves nothing.
 	// Killing a container that does not run is no error.
 	Kill(ctx context.Context, container string) error
+	// Throttled is for how long in all the container was held back by its own
+	// limit of the processor.
+	Throttled(ctx context.Context, container string) (time.Duration, error)
 	// Disconnect cuts the container from the cluster's network; Connect undoes
 	// it. Both accept that it was done before.
 	Disconnect(ctx context.Context, container string) error
@@ -119,12 +123,21 @@ type Session interface {
 	DropSlot(ctx context.Context, name string) error
 	// Senders says who streams from it.
 	Senders(ctx context.Context) ([]Sender, error)
+	// Copies says how far the base backups are that it is sending.
+	Copies(ctx context.Context) ([]Copy, error)
 	// SyncProbe is WriteProbe with a commit that waits as synchronous
 	// replication asks.
 	SyncProbe(ctx context.Context) error
 	// Promote asks for promotion and returns without waiting.
 	Promote(ctx context.Context) error
 	Close()
+}
+
+// A Copy is a base backup on its way, as pg_stat_progress_basebackup shows it.
+type Copy struct {
+	Phase string // in PostgreSQL's words, such as "streaming database files"
+	Sent  int64  // bytes
+	Total int64  // bytes, the server's estimate; 0: not known
 }
 
 // A Position is where a server stands in the WAL.

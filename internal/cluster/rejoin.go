@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"controld/internal/node"
@@ -53,14 +54,16 @@ type rejoin struct {
 }
 
 // Rejoin makes a node follow the primary by the first rung that holds.
-func (m *Manager) Rejoin(ctx context.Context, name, method, reason string, by operation.Caller) (operation.Record, error) {
-	if err := errors.Join(ValidateNode(name, m.set.Nodes), ValidateMethod(method), ValidateReason(reason)); err != nil {
+func (m *Manager) Rejoin(ctx context.Context, r NodeRequest, by operation.Caller) (operation.Record, error) {
+	if err := r.Validate(m.set.Nodes); err != nil {
 		return operation.Record{}, err
 	}
-	return m.startNodeWork(ctx, KindRejoin, nodeRequest{Node: name, Method: method, Asked: by.Name != self.Name}, reason, by)
+	asked := by.Kind != operation.Daemon
+	return m.startNodeWork(ctx, KindRejoin, nodeRequest{Node: r.Node, Method: cmp.Or(r.Method, MethodAuto), Asked: asked}, r, by)
 }
 
-func (m *Manager) startNodeWork(ctx context.Context, kind string, r nodeRequest, reason string, by operation.Caller) (operation.Record, error) {
+// startNodeWork starts work on one node, as r says, for the request.
+func (m *Manager) startNodeWork(ctx context.Context, kind string, r nodeRequest, request NodeRequest, by operation.Caller) (operation.Record, error) {
 	params, err := json.Marshal(r)
 	if err != nil {
 		return operation.Record{}, fmt.Errorf("encode request: %w", err)
@@ -69,10 +72,10 @@ func (m *Manager) startNodeWork(ctx context.Context, kind string, r nodeRequest,
 	if err != nil {
 		return operation.Record{}, err
 	}
-	if by.Name != self.Name {
-		m.awaitUpkeep(ctx)
+	spec := operation.Spec{
+		Kind: kind, Mode: r.Method, Reason: request.Reason, Caller: by, Params: params, Follows: m.followed(kind, r.Node),
+		Foreseen: map[string]any{"node": r.Node}, CancelRunning: request.CancelRunning,
 	}
-	spec := operation.Spec{Kind: kind, Mode: r.Method, Reason: reason, Caller: by, Params: params, Follows: m.followed(kind, r.Node), Foreseen: map[string]any{"node": r.Node}}
 	return m.operations.Start(ctx, spec, work)
 }
 
@@ -337,6 +340,11 @@ func (r *rejoin) baseBackup(ctx context.Context, s *rejoinState) error {
 	if err := r.orderStandby(ctx, s, o); err != nil {
 		return err
 	}
+	copying, cancel := context.WithCancel(ctx)
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	defer cancel()
+	telling.Go(func() { r.tellCopy(copying, r.leader(s)) })
 	if err := r.settle(ctx, s, rungBaseBackup, copyDeadline); err != nil {
 		return err
 	}
@@ -344,6 +352,22 @@ func (r *rejoin) baseBackup(ctx context.Context, s *rejoinState) error {
 		return fmt.Errorf("base backup: %s", s.Failure)
 	}
 	return nil
+}
+
+// tellCopy reports how far the copy is, by what its sender says, until ctx ends.
+// Where that cannot be asked nothing is told.
+func (r *rejoin) tellCopy(ctx context.Context, leader Node) {
+	sessions := sessionCache{servers: r.m.out.Servers}
+	defer sessions.closeAll()
+	for sleep(ctx, time.Second) == nil {
+		_ = sessions.with(ctx, leader, func(session Session) error {
+			copies, err := session.Copies(ctx)
+			for _, c := range copies {
+				operation.Report(ctx, operation.Progress{Phase: c.Phase, Done: c.Sent, Total: c.Total, Unit: "bytes"})
+			}
+			return err
+		})
+	}
 }
 
 func upstream(n Node) *node.Upstream { return &node.Upstream{Host: n.Container, Port: n.Port} }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,13 +39,23 @@ type FailoverRequest struct {
 	// MaxLossBytes is what the caller accepts to lose, instead of the
 	// configured bound. AcceptAnyLoss accepts an unknown loss too.
 	MaxLossBytes *int64
-	DryRun       bool
+	// CancelRunning cancels what is in the way and may be cancelled, instead of
+	// being refused for it.
+	CancelRunning bool
 }
 
 // A FailbackRequest asks for the preferred primary to lead again.
 type FailbackRequest struct {
-	Reason string // for the audit
-	DryRun bool
+	Reason        string // for the audit
+	CancelRunning bool   // as a failover's
+}
+
+// A NodeRequest asks for one node to be started or rejoined.
+type NodeRequest struct {
+	Node          string
+	Method        string // of a rejoin; empty: MethodAuto
+	Reason        string // for the audit
+	CancelRunning bool   // as a failover's
 }
 
 // A Plan is what an operation would do: its dry run.
@@ -98,22 +109,26 @@ func (r FailoverRequest) Validate(nodes []Node) error {
 	if r.MaxLossBytes != nil && *r.MaxLossBytes < AcceptAnyLoss {
 		return &InvalidField{"max_loss_bytes", *r.MaxLossBytes, "0 or more bytes, or -1 to accept an unknown loss"}
 	}
-	return ValidateReason(r.Reason)
+	return validateReason(r.Reason)
 }
 
 // Validate says what is wrong with the request.
-func (r FailbackRequest) Validate() error { return ValidateReason(r.Reason) }
+func (r FailbackRequest) Validate() error { return validateReason(r.Reason) }
 
 // ValidateNode says whether the cluster has a node called name.
 func ValidateNode(name string, nodes []Node) error { return validateNode("name", name, nodes) }
 
-// ValidateMethod says whether method is one of rejoining a node; empty is auto.
-func ValidateMethod(method string) error {
-	return validateOneOf("method", method, "", MethodAuto, MethodRewind, MethodBaseBackup)
+// Validate says what is wrong with the request in a cluster of these nodes.
+func (r NodeRequest) Validate(nodes []Node) error {
+	return errors.Join(
+		validateNode("name", r.Node, nodes),
+		validateOneOf("method", r.Method, "", MethodAuto, MethodRewind, MethodBaseBackup),
+		validateReason(r.Reason),
+	)
 }
 
-// ValidateReason says whether the audit can keep the reason as it is.
-func ValidateReason(reason string) error {
+// validateReason says whether the audit can keep the reason as it is.
+func validateReason(reason string) error {
 	if n := utf8.RuneCountInString(reason); n > MaxReasonChars {
 		return &InvalidField{"reason", fmt.Sprintf("a text of %d characters", n), fmt.Sprintf("at most %d characters", MaxReasonChars)}
 	}

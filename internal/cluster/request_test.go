@@ -39,7 +39,8 @@ func TestFailoverRequestValidate(t *testing.T) {
 			t.Errorf("%s: %v, want field %q and %q", tt.name, err, tt.field, tt.wants)
 		}
 	}
-	if ValidateMethod("magic") == nil || ValidateMethod(MethodRewind) != nil || ValidateMethod("") != nil {
-		t.Error("ValidateMethod")
+	method := func(name string) error { return NodeRequest{Node: nodes[0].Name, Method: name}.Validate(nodes) }
+	if method("magic") == nil || method(MethodRewind) != nil || method("") != nil {
+		t.Error("the method of a rejoin")
 	}
 }

@@ -29,19 +29,20 @@ type starter struct {
 
 // StartNode brings a node that is down back in its recorded role: the recorded
 // primary leads again in place, another node rejoins.
-func (m *Manager) StartNode(ctx context.Context, name, reason string, by operation.Caller) (operation.Record, error) {
-	if err := errors.Join(ValidateNode(name, m.set.Nodes), ValidateReason(reason)); err != nil {
+func (m *Manager) StartNode(ctx context.Context, request NodeRequest, by operation.Caller) (operation.Record, error) {
+	if err := request.Validate(m.set.Nodes); err != nil {
 		return operation.Record{}, err
 	}
+	name := request.Node
 	// Observed anew: right after a crash the last view still has a primary.
 	if leader, problem := Leader(m.Observe(ctx)); problem == nil && leader.Node.Name != name {
-		return m.startNodeWork(ctx, KindRejoin, nodeRequest{Node: name}, reason, by)
+		return m.startNodeWork(ctx, KindRejoin, nodeRequest{Node: name}, request, by)
 	}
 	r := nodeRequest{Node: name}
 	if n, err := m.node(name); err == nil && m.recordedAsStandby(n) {
 		r.Method = startAsStandby
 	}
-	return m.startNodeWork(ctx, KindStart, r, reason, by)
+	return m.startNodeWork(ctx, KindStart, r, request, by)
 }
 
 // startAsStandby is the method of a start of a standby.
@@ -202,7 +203,7 @@ func (st *starter) steps() []operation.Step[startState] {
 		{Name: "write settings", Do: st.writeSettings, Entry: true},
 		{Name: "start primary", Do: st.start, Entry: true},
 		{Name: "record primary", Do: st.record},
-		{Name: "point pooler", Do: st.point},
+		{Name: "point pooler", Do: st.point, HoldsClients: true},
 	}
 }
 

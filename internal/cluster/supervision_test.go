@@ -13,7 +13,7 @@ import (
 )
 
 // controld is who asks for what it mends by itself.
-var controld = operation.Caller{Name: "controld"}
+var controld = operation.Caller{Name: "controld", Kind: operation.Daemon}
 
 // follows waits until the node streams, as supervision sees it.
 func (l *lab) follows(name string, limit time.Duration) {

@@ -31,6 +31,7 @@ type Config struct {
 	Pooler      Pooler      `koanf:"pooler"`
 	Redis       Redis       `koanf:"redis"`
 	Engine      Engine      `koanf:"engine"`
+	Audit       Audit       `koanf:"audit"`
 	Log         Log         `koanf:"log"`
 }
 
@@ -107,6 +108,13 @@ type Engine struct {
 	Host string `koanf:"host"` // as DOCKER_HOST; empty: the environment's
 }
 
+// Audit says which ended operations are kept: the newest Keep that are no older than
+// KeepFor.
+type Audit struct {
+	Keep    int           `koanf:"keep"`
+	KeepFor time.Duration `koanf:"keep_for"`
+}
+
 // Log says what is logged.
 type Log struct {
 	Level string `koanf:"level"`
@@ -150,6 +158,7 @@ func Default(prefix string) Config {
 			PoolSize:  20,
 		},
 		Redis: Redis{Address: prefix + "redis:6379"},
+		Audit: Audit{Keep: 10_000, KeepFor: 400 * 24 * time.Hour},
 		Log:   Log{Level: "info"},
 	}
 }

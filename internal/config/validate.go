@@ -43,6 +43,8 @@ func (c Config) Validate() error {
 	// Below it a segment and a history file, which a promotion writes, find no room.
 	v.number("failover.min_free_bytes", c.Failover.MinFreeBytes, 16<<20, 1<<50)
 	v.duration("failover.strict_pause_limit", c.Failover.StrictPauseLimit, 30*time.Second, 10*time.Minute)
+	v.number("audit.keep", int64(c.Audit.Keep), 100, 1_000_000)
+	v.duration("audit.keep_for", c.Audit.KeepFor, 24*time.Hour, 100*365*24*time.Hour)
 	v.duration("observe.interval", c.Observe.Interval, 100*time.Millisecond, time.Minute)
 	c.Pooler.validate(v, c.Postgres.MaxConnections)
 	v.address("redis.address", c.Redis.Address)

@@ -6,6 +6,7 @@ package docker
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"time"
@@ -98,6 +99,20 @@ func (e *Engine) container(found container.InspectResponse) cluster.Container {
 		}
 	}
 	return c
+}
+
+// Throttled reads the kernel's count from the container's control group.
+func (e *Engine) Throttled(ctx context.Context, name string) (time.Duration, error) {
+	answer, err := e.api.ContainerStatsOneShot(ctx, name)
+	if err != nil {
+		return 0, fmt.Errorf("statistics of container %s: %w", name, err)
+	}
+	defer answer.Body.Close()
+	var stats container.StatsResponse
+	if err := json.NewDecoder(answer.Body).Decode(&stats); err != nil {
+		return 0, fmt.Errorf("statistics of container %s: %w", name, err)
+	}
+	return time.Duration(stats.CPUStats.ThrottlingData.ThrottledTime), nil // nanoseconds
 }
 
 // Start starts the container; one that runs already is left as it is.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/docker/docker/api/types/container"
 
 	"controld/internal/cluster"
 	"controld/internal/docker"
@@ -120,6 +123,37 @@ func TestInspect(t *testing.T) {
 	}
 	if version, err := e.engine.Ping(t.Context()); err != nil || version == "" {
 		t.Errorf("ping: %q, %v", version, err)
+	}
+}
+
+// What the kernel counts as throttled is a container's own limit, and nothing else.
+func TestThrottled(t *testing.T) {
+	e := start(t)
+	throttled := func() time.Duration {
+		d, err := e.engine.Throttled(t.Context(), e.box.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	e.box.MustExec(t, "sh", "-c", "(while :; do :; done) >/dev/null 2>&1 & (while :; do :; done) >/dev/null 2>&1 &")
+	time.Sleep(500 * time.Millisecond)
+	if d := throttled(); d != 0 {
+		t.Errorf("%s without a limit", d)
+	}
+	api := dockertest.Client(t)
+	limit := container.UpdateConfig{Resources: container.Resources{NanoCPUs: 100_000_000}}
+	if _, err := api.ContainerUpdate(t.Context(), e.box.Name, limit); err != nil {
+		t.Fatal(err)
+	}
+	dockertest.Eventually(t, time.Minute, func(context.Context) error {
+		if d := throttled(); d < time.Second {
+			return fmt.Errorf("throttled for %s", d)
+		}
+		return nil
+	})
+	if _, err := e.engine.Throttled(t.Context(), dockertest.RandomName()); err == nil {
+		t.Error("a missing container has a count")
 	}
 }
 

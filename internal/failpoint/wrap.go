@@ -134,6 +134,11 @@ func (s session) Senders(ctx context.Context) (list []cluster.Sender, err error)
 	return list, err
 }
 
+func (s session) Copies(ctx context.Context) (list []cluster.Copy, err error) {
+	err = s.hook("Session.Copies", func() (err error) { list, err = s.Session.Copies(ctx); return err })
+	return list, err
+}
+
 type pooler struct {
 	cluster.Pooler
 	hook Hook

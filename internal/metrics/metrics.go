@@ -46,7 +46,7 @@ type Metrics struct {
 var pauseBuckets = []float64{0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60}
 
 // New makes the registry. version and goVersion go into controld_build_info.
-func New(source Source, version, goVersion string, log *slog.Logger) *Metrics {
+func New(source Source, running Running, version, goVersion string, log *slog.Logger) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		log:      log,
@@ -76,7 +76,7 @@ func New(source Source, version, goVersion string, log *slog.Logger) *Metrics {
 	build.Set(1)
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		build, m.operations, m.durations, m.pauses, m.steps, m.lost, collector{source: source},
+		build, m.operations, m.durations, m.pauses, m.steps, m.lost, collector{source: source}, progressCollector{running: running},
 	)
 	return m
 }
@@ -111,7 +111,7 @@ func (m *Metrics) follow(ctx context.Context, events Events) {
 			if !more {
 				return
 			}
-			if ev.Type == "operation" && !ev.Record.Open() {
+			if ev.Ended() {
 				m.Ended(ev.Record)
 			}
 		case <-ctx.Done():

@@ -25,6 +25,17 @@ func (s source) Health() cluster.Health {
 	return cluster.Health{Status: cluster.HealthDegraded, Components: []cluster.ComponentHealth{{Name: "redis", Status: cluster.HealthDown}}}
 }
 
+// Open has a copy under way, where there is a view at all.
+func (s source) Open() []operation.Record {
+	if s.view.At.IsZero() {
+		return nil
+	}
+	return []operation.Record{
+		{Kind: "rejoin", State: operation.Running, Progress: &operation.Progress{Phase: "copy", Done: 25, Total: 100, Unit: "bytes", Rate: 5}},
+		{Kind: "failover", State: operation.Running, WaitsFor: "x"},
+	}
+}
+
 func sample() source {
 	standby := cluster.Server{InRecovery: true, Timeline: 3, Received: 900, Replayed: 800, Lag: 1500 * time.Millisecond}
 	primary := cluster.Server{Timeline: 3, Flushed: 1000, ArchiveReady: 2, ArchiveFailedCount: 4,
@@ -51,12 +62,17 @@ func scrape(t *testing.T, m *Metrics) string {
 }
 
 func TestObservationIsShown(t *testing.T) {
-	out := scrape(t, New(sample(), "1.2.3", "go1.26", quiet()))
+	out := scrape(t, New(sample(), sample(), "1.2.3", "go1.26", quiet()))
 	for _, line := range []string{
 		`pg_up{node="postgres_master"} 1`, `pg_up{node="third"} 0`,
 		`pg_replication_lag_bytes{node="postgres_slave"} 200`,
 		`pg_replication_lag_seconds{node="postgres_slave"} 1.5`,
 		`pg_timeline{node="postgres_slave"} 3`,
+		`controld_operations_open{kind="failover",state="waiting"} 1`,
+		`controld_operations_open{kind="rejoin",state="running"} 1`,
+		`controld_operation_progress_done{kind="rejoin",phase="copy",unit="bytes"} 25`,
+		`controld_operation_progress_expected{kind="rejoin",phase="copy",unit="bytes"} 100`,
+		`controld_operation_progress_rate{kind="rejoin",phase="copy",unit="bytes"} 5`,
 		`controld_node_role{node="postgres_master",role="primary"} 1`,
 		`controld_node_role{node="postgres_slave",role="primary"} 0`,
 		`pg_replication_slots_pg_wal_lsn_diff{node="postgres_master",slot_name="postgres_slave"} 200`,
@@ -79,7 +95,7 @@ func TestObservationIsShown(t *testing.T) {
 }
 
 func TestOperationsAreCounted(t *testing.T) {
-	m := New(sample(), "", "", quiet())
+	m := New(sample(), sample(), "", "", quiet())
 	begin := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	m.Ended(operation.Record{
 		Kind: "failover", Mode: "planned", State: operation.Succeeded, StartedAt: begin, EndedAt: begin.Add(2 * time.Second),
@@ -107,7 +123,7 @@ func TestOperationsAreCounted(t *testing.T) {
 }
 
 func TestNamesAreClean(t *testing.T) {
-	m := New(sample(), "", "", quiet())
+	m := New(sample(), sample(), "", "", quiet())
 	m.Ended(operation.Record{Kind: "failover", Mode: "planned", State: operation.Succeeded, Result: map[string]any{"pause_ms": 1.0, "lost_bytes": 1}})
 	problems, err := testutil.GatherAndLint(m.registry)
 	if err != nil {
@@ -132,7 +148,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	for _, m := range row.FindAllStringSubmatch(string(doc), -1) {
 		documented[m[1]] = strings.TrimSpace(strings.ReplaceAll(m[2], "`", ""))
 	}
-	m := New(sample(), "", "", quiet())
+	m := New(sample(), sample(), "", "", quiet())
 	m.Ended(operation.Record{
 		Kind: "failover", Mode: "planned", State: operation.Succeeded, EndedAt: time.Now(),
 		Steps:  []operation.StepRecord{{Name: "promote", State: operation.StepDone}},
@@ -153,7 +169,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 		}
 		served[f.GetName()] = strings.Join(labels, ", ")
 	}
-	if len(served) != len(all)+6 { // the collector's, the five of operations, and the build's
+	if len(served) != len(all)+len(progressAll)+6 { // the collectors', the five of operations, and the build's
 		t.Errorf("%d metrics are served: the sample does not make all of them", len(served))
 	}
 	if diff := cmp.Diff(served, documented); diff != "" {
@@ -162,7 +178,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 }
 
 func TestNothingObservedYet(t *testing.T) {
-	out := scrape(t, New(source{}, "", "", quiet()))
+	out := scrape(t, New(source{}, source{}, "", "", quiet()))
 	if strings.Contains(out, "pg_up") || !strings.Contains(out, "controld_cluster_writable 1\n") {
 		t.Errorf("before the first observation:\n%s", out)
 	}
@@ -179,7 +195,7 @@ func (c cutting) Subscribe(string) (<-chan operation.Event, func()) {
 
 func TestRunSubscribesAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := New(sample(), "", "", quiet())
+		m := New(sample(), sample(), "", "", quiet())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		events := cutting{streams: make(chan chan operation.Event)}

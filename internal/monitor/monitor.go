@@ -21,14 +21,14 @@ type Cluster interface {
 	EngineChanged()
 	Begin(ctx context.Context) (bool, error)
 	Identity() cluster.Identity
-	Rejoin(ctx context.Context, name, method, reason string, by operation.Caller) (operation.Record, error)
+	Rejoin(ctx context.Context, r cluster.NodeRequest, by operation.Caller) (operation.Record, error)
 	Align(ctx context.Context, reason string, by operation.Caller) (operation.Record, error)
 	Protect(ctx context.Context, how, reason string, by operation.Caller) (operation.Record, error)
 }
 
 // Operations is what the monitor needs of the runner.
 type Operations interface {
-	Open() []operation.Record
+	Holding(x operation.Resource) []operation.Record
 	Wait(ctx context.Context, id string) (operation.Record, error)
 	Subscribe(id string) (<-chan operation.Event, func())
 }
@@ -69,7 +69,7 @@ const (
 )
 
 // self is who asks in the audit.
-var self = operation.Caller{Name: "controld"}
+var self = operation.Caller{Name: "controld", Kind: operation.Daemon}
 
 // New makes a monitor.
 func New(cfg Config, c Cluster, ops Operations, log *slog.Logger) *Monitor {
@@ -115,7 +115,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 			if !ok { // cut off for being slow: listen again
 				cancel()
 				ended, cancel = m.operations.Subscribe("")
-			} else if ev.Record.Open() {
+			} else if !ev.Ended() {
 				goto wait
 			}
 		}
@@ -143,7 +143,7 @@ func (m *Monitor) noteBlocked(v cluster.View) {
 // that did not fail just now. What it returns runs in a goroutine of its own and
 // returns how to settle it, back in the loop.
 func (m *Monitor) next(ctx context.Context, v cluster.View) func() func() {
-	if !m.begun && len(m.operations.Open()) == 0 {
+	if !m.begun && len(m.operations.Holding(operation.Cluster)) == 0 {
 		return m.beginning(ctx)
 	}
 	// Beside one that is resumed, such as a copy of hours, nothing begins; but a
@@ -170,7 +170,7 @@ func key(a cluster.Action) cluster.Action {
 
 // forget drops the attempts at the rejoins that have held.
 func (m *Monitor) forget(v cluster.View, wanted []cluster.Action) {
-	if len(m.operations.Open()) > 0 {
+	if len(m.operations.Holding(operation.Cluster)) > 0 {
 		return
 	}
 	for _, name := range cluster.Followers(v) {
@@ -194,8 +194,8 @@ func (m *Monitor) beginning(ctx context.Context) func() func() {
 	}
 }
 
-// wanted is what is to be done, the weightiest first. What commits wait for is
-// changed beside a rejoin; everything else waits for what is open.
+// wanted is what is to be done, the weightiest first: of that what no operation that
+// runs has in its hands.
 func (m *Monitor) wanted(v cluster.View) []cluster.Action {
 	id := m.cluster.Identity()
 	blockedFor := time.Duration(0)
@@ -204,25 +204,13 @@ func (m *Monitor) wanted(v cluster.View) []cluster.Action {
 	}
 	var wanted []cluster.Action
 	protection := cluster.NextProtection(v, id, m.cfg.Replication, blockedFor, m.cfg.SyncTimeout)
-	open := m.operations.Open()
-	if protection.Kind != "" && !anyOf(open, cluster.KindFailover, cluster.KindFailback, cluster.KindStart, cluster.KindBootstrap, cluster.KindProtect) {
+	if protection.Kind != "" && len(m.operations.Holding(operation.Commit)) == 0 {
 		wanted = append(wanted, protection)
 	}
-	if len(open) > 0 {
+	if len(m.operations.Holding(operation.Cluster)) > 0 {
 		return wanted
 	}
 	return append(wanted, cluster.NextActions(v, id, cluster.WantTargets)...)
-}
-
-func anyOf(open []operation.Record, kinds ...string) bool {
-	for _, r := range open {
-		for _, k := range kinds {
-			if r.Kind == k {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // do starts the action. Only the short ones are awaited here: while a node is
@@ -232,7 +220,7 @@ func (m *Monitor) do(ctx context.Context, a cluster.Action) bool {
 	var err error
 	switch a.Kind {
 	case cluster.KindRejoin:
-		rec, err = m.cluster.Rejoin(ctx, a.Node, cluster.MethodAuto, a.Reason, self)
+		rec, err = m.cluster.Rejoin(ctx, cluster.NodeRequest{Node: a.Node, Reason: a.Reason}, self)
 	case cluster.KindAlign:
 		rec, err = m.cluster.Align(ctx, a.Reason, self)
 	case cluster.KindProtect:

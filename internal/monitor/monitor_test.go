@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -86,8 +87,8 @@ func (w *world) ask(what string) (operation.Record, error) {
 	return operation.Record{ID: what, State: operation.Succeeded}, nil
 }
 
-func (w *world) Rejoin(_ context.Context, name, _, _ string, _ operation.Caller) (operation.Record, error) {
-	return w.ask("rejoin " + name)
+func (w *world) Rejoin(_ context.Context, r cluster.NodeRequest, _ operation.Caller) (operation.Record, error) {
+	return w.ask("rejoin " + r.Node)
 }
 
 func (w *world) Align(context.Context, string, operation.Caller) (operation.Record, error) {
@@ -98,10 +99,10 @@ func (w *world) Protect(_ context.Context, how, _ string, _ operation.Caller) (o
 	return w.ask("protect " + how)
 }
 
-func (w *world) Open() []operation.Record {
+func (w *world) Holding(x operation.Resource) []operation.Record {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.open
+	return slices.DeleteFunc(slices.Clone(w.open), func(r operation.Record) bool { return !operation.Claims.Holds(r, x) })
 }
 
 func (w *world) Wait(_ context.Context, id string) (operation.Record, error) {

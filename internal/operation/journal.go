@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
@@ -16,7 +17,10 @@ import (
 // they came, the audit of ended ones, the idempotency keys, and a few facts
 // about the cluster. It is one bbolt file; every Put is on the disk when it
 // returns. A restart reads it but trusts only what it then observes.
-type Journal struct{ db *bbolt.DB }
+type Journal struct {
+	db          *bbolt.DB
+	checkpoints *bbolt.DB
+}
 
 var (
 	bucketOperations = []byte("operations")
@@ -38,13 +42,15 @@ func OpenJournal(dir string) (*Journal, error) {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
 	path := filepath.Join(dir, JournalFile)
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("open journal %s: another controld has it open", path)
-	}
+	db, err := openFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("open journal %s: %w", path, err)
+		return nil, err
 	}
+	checkpoints, err := openFile(filepath.Join(dir, CheckpointFile))
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	j := &Journal{db: db, checkpoints: checkpoints}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketOperations, bucketOpen, bucketKeys, bucketFacts} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
@@ -54,13 +60,24 @@ func OpenJournal(dir string) (*Journal, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), j.Close())
 	}
-	return &Journal{db: db}, nil
+	return j, nil
 }
 
-// Close closes the file.
-func (j *Journal) Close() error { return j.db.Close() }
+func openFile(path string) (*bbolt.DB, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("open journal %s: another controld has it open", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open journal %s: %w", path, err)
+	}
+	return db, nil
+}
+
+// Close closes the files.
+func (j *Journal) Close() error { return errors.Join(j.db.Close(), j.checkpoints.Close()) }
 
 // entry is what the journal keeps of one operation.
 type entry struct {
@@ -70,31 +87,57 @@ type entry struct {
 	State   json.RawMessage `json:"state,omitempty"`
 	// Undoing is why the operation is being undone; empty while it goes forward.
 	Undoing string `json:"undoing,omitempty"`
+	// Waiting: it holds nothing and has begun nothing.
+	Waiting bool `json:"waiting,omitempty"`
 }
 
-// put makes e durable. Open operations are indexed, so that a start need not
-// read the whole audit.
-func (j *Journal) put(e entry) error {
-	data, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("journal operation %s: %w", e.Record.ID, err)
-	}
-	id := []byte(e.Record.ID)
-	err = j.db.Update(func(tx *bbolt.Tx) error {
-		open := tx.Bucket(bucketOpen)
-		if e.Record.EndedAt.IsZero() {
-			if err := open.Put(id, nil); err != nil {
+// put makes the entries durable, all or none. Open operations are indexed, so that a
+// start need not read the whole audit.
+func (j *Journal) put(entries ...entry) error {
+	err := j.db.Update(func(tx *bbolt.Tx) error {
+		for _, e := range entries {
+			if err := putIn(tx, e); err != nil {
 				return err
 			}
-		} else if err := open.Delete(id); err != nil {
-			return err
 		}
-		return tx.Bucket(bucketOperations).Put(id, data)
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("journal operation %s: %w", e.Record.ID, err)
+		return fmt.Errorf("journal operation %s: %w", entries[0].Record.ID, err)
 	}
 	return nil
+}
+
+func putIn(tx *bbolt.Tx, e entry) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	id, open := []byte(e.Record.ID), tx.Bucket(bucketOpen)
+	if e.Record.EndedAt.IsZero() {
+		err = open.Put(id, nil)
+	} else {
+		err = open.Delete(id)
+	}
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketOperations).Put(id, data)
+}
+
+// decode reads an entry. One of an earlier version does not say what kind of caller
+// asked.
+func decode(data []byte) (e entry, err error) {
+	if err := json.Unmarshal(data, &e); err != nil {
+		return entry{}, err
+	}
+	if e.Record.CallerKind == "" {
+		e.Record.CallerKind = Person
+		if e.Record.RequestedBy == string(Daemon) {
+			e.Record.CallerKind = Daemon
+		}
+	}
+	return e, nil
 }
 
 // link notes in an ended operation which one goes on from it.
@@ -107,14 +150,14 @@ func (j *Journal) link(id, followedBy string) error {
 	return j.put(e)
 }
 
-func (j *Journal) get(id string) (entry, error) {
-	var e entry
-	err := j.db.View(func(tx *bbolt.Tx) error {
+func (j *Journal) get(id string) (e entry, err error) {
+	err = j.db.View(func(tx *bbolt.Tx) (err error) {
 		data := tx.Bucket(bucketOperations).Get([]byte(id))
 		if data == nil {
 			return ErrNotFound
 		}
-		return json.Unmarshal(data, &e)
+		e, err = decode(data)
+		return err
 	})
 	if err != nil {
 		return entry{}, fmt.Errorf("operation %s: %w", id, err)
@@ -128,8 +171,8 @@ func (j *Journal) open() ([]entry, error) {
 	err := j.db.View(func(tx *bbolt.Tx) error {
 		all := tx.Bucket(bucketOperations)
 		return tx.Bucket(bucketOpen).ForEach(func(id, _ []byte) error {
-			var e entry
-			if err := json.Unmarshal(all.Get(id), &e); err != nil {
+			e, err := decode(all.Get(id))
+			if err != nil {
 				return fmt.Errorf("operation %s: %w", id, err)
 			}
 			out = append(out, e)
@@ -169,9 +212,9 @@ func (j *Journal) list(f Filter) (records []Record, next string, err error) {
 			}
 		}
 		for ; k != nil; k, v = c.Prev() {
-			var e entry
-			if err := json.Unmarshal(v, &e); err != nil {
-				return fmt.Errorf("operation %s: %w", k, err)
+			e, err := decode(v)
+			if err != nil {
+				e.Record = unreadable(string(k), err)
 			}
 			if f.Kind != "" && e.Record.Kind != f.Kind || f.State != "" && e.Record.State != f.State {
 				continue
@@ -188,6 +231,67 @@ func (j *Journal) list(f Filter) (records []Record, next string, err error) {
 		return nil, "", fmt.Errorf("list operations: %w", err)
 	}
 	return records, next, nil
+}
+
+// KindUnreadable is the kind of a record that the disk or another version has made
+// unreadable: the audit tells that there is one.
+const KindUnreadable = "unreadable"
+
+func unreadable(id string, err error) Record {
+	r := Record{ID: id, Kind: KindUnreadable, State: Incomplete, Steps: []StepRecord{}, CallerKind: Person}
+	r.StartedAt = startOf(id)
+	r.EndedAt = r.StartedAt
+	r.Problem = &Problem{Type: "/problems/incomplete", Detail: fmt.Sprintf("the journal's record of this operation cannot be read: %v", err)}
+	return r
+}
+
+// startOf is the time in an ID: the first 48 bits of a UUIDv7 are Unix milliseconds
+// (RFC 9562, section 5.7).
+func startOf(id string) time.Time {
+	u, err := uuid.Parse(id)
+	if err != nil {
+		return time.Unix(0, 0).UTC()
+	}
+	seconds, nanoseconds := u.Time().UnixTime()
+	return time.Unix(seconds, nanoseconds).UTC()
+}
+
+// A Retention says which ended operations the audit keeps: the newest Count of those
+// that are no older than For. 0 keeps all.
+type Retention struct {
+	Count int
+	For   time.Duration
+}
+
+// prune forgets ended operations that are not to be kept. Nothing is decoded.
+func (j *Journal) prune(keep Retention, now time.Time) (forgotten int, err error) {
+	err = j.db.Update(func(tx *bbolt.Tx) error {
+		operations, open := tx.Bucket(bucketOperations), tx.Bucket(bucketOpen)
+		kept := 0
+		var gone [][]byte
+		c := operations.Cursor()
+		for k, _ := c.Last(); k != nil; k, _ = c.Prev() {
+			isOpen, _ := open.Cursor().Seek(k)
+			switch {
+			case string(isOpen) == string(k):
+			case keep.Count > 0 && kept >= keep.Count, keep.For > 0 && now.Sub(startOf(string(k))) > keep.For:
+				gone = append(gone, append([]byte(nil), k...))
+			default:
+				kept++
+			}
+		}
+		forgotten = len(gone)
+		for _, k := range gone {
+			if err := operations.Delete(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("prune the audit: %w", err)
+	}
+	return forgotten, nil
 }
 
 // keyRecord is what an idempotency key is bound to.

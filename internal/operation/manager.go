@@ -15,42 +15,72 @@ import (
 
 // A Manager runs operations, one goroutine each.
 type Manager struct {
-	journal *Journal
-	log     *slog.Logger
-	ctx     context.Context // ends, with the cause ErrStopping, when operations must stop
-	stop    context.CancelCauseFunc
-	running sync.WaitGroup
+	journal  *Journal
+	table    Table
+	log      *slog.Logger
+	ctx      context.Context // ends, with the cause ErrStopping, when operations must stop
+	stop     context.CancelCauseFunc
+	running  sync.WaitGroup
+	builders map[string]Builder
 
 	mu       sync.Mutex
 	stopping bool
 	runs     map[string]*run // open operations by ID
-	// waiting are those that another process left open and Resume has not taken up:
-	// they exclude others like those that run.
-	waiting []entry
+	// left are those that another process left open and Resume has not taken up:
+	// they hold their claims like those that run.
+	left     []entry
+	releases uint64        // how often claims have ended
+	changed  chan struct{} // closed, and made anew, when claims end
 	// unsaved are those that have ended while the disk refused to take that.
 	unsaved     map[string]Record
 	subscribers map[*subscriber]struct{}
 	seq         uint64
+	holding     map[*run]time.Time // those that have clients waiting, and since when
+	// unbuilt are those of left that this version cannot build.
+	unbuilt map[string]bool
 }
 
-// NewManager makes a manager on a journal. What the journal has open excludes
-// others from now on; Resume goes on with it.
-func NewManager(j *Journal, log *slog.Logger) (*Manager, error) {
-	waiting, err := j.open()
+// A Builder makes the work of a record anew from its parameters, so that a
+// restarted daemon can go on with it.
+type Builder func(Record, json.RawMessage) (Runnable, error)
+
+// NewManager makes a manager on a journal. What the journal has open holds its
+// claims, by the table, from now on; Resume goes on with it.
+func NewManager(j *Journal, table Table, log *slog.Logger) (*Manager, error) {
+	if err := table.Check(); err != nil {
+		return nil, err
+	}
+	left, err := j.open()
 	if err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
 	return &Manager{
-		journal: j, log: log, ctx: ctx, stop: stop,
-		runs: map[string]*run{}, waiting: waiting, unsaved: map[string]Record{}, subscribers: map[*subscriber]struct{}{},
+		journal: j, table: table, log: log, ctx: ctx, stop: stop, builders: map[string]Builder{},
+		runs: map[string]*run{}, left: left, changed: make(chan struct{}), unsaved: map[string]Record{}, subscribers: map[*subscriber]struct{}{},
+		holding: map[*run]time.Time{}, unbuilt: map[string]bool{},
 	}, nil
 }
 
-// Start begins an operation and returns when it was prepared: with the running
-// record; with a refused one and the *Problem that refused it; or with an error
-// (*Busy, ErrKeyReused, ErrStopping) when nothing was begun. A repeated
-// idempotency key returns the operation that it began. Ending ctx ends nothing.
+// Register tells how operations of a kind are built, before any is started or
+// resumed. A kind that the table of claims lacks would exclude nothing, and is an
+// error.
+func (m *Manager) Register(kind string, build Builder) error {
+	if !m.table.has(kind) {
+		return fmt.Errorf("operations of kind %q: the table of claims has no row for them", kind)
+	}
+	if m.builders[kind] != nil {
+		return fmt.Errorf("operations of kind %q are registered twice", kind)
+	}
+	m.builders[kind] = build
+	return nil
+}
+
+// Start begins an operation and returns when it was prepared, or waits for another
+// for as long as that takes: with the running record; with a refused one and the
+// *Problem that refused it; or with an error (*Busy, ErrKeyReused, ErrStopping) when
+// nothing was begun. A repeated idempotency key returns the operation that it began.
+// Ending ctx ends nothing.
 func (m *Manager) Start(ctx context.Context, spec Spec, work Runnable) (Record, error) {
 	r, bound, err := m.admit(spec)
 	if err != nil {
@@ -59,22 +89,28 @@ func (m *Manager) Start(ctx context.Context, spec Spec, work Runnable) (Record, 
 	if r == nil { // the key's operation
 		return m.joined(bound)
 	}
-	prepared := make(chan error, 1)
+	begun := make(chan error, 2)
 	go func() {
 		defer m.running.Done()
-		m.work(r, work, prepared)
+		m.work(r, work, begun)
 	}()
 	select {
-	case err := <-prepared:
+	case err := <-begun:
+		if errors.As(err, new(*Busy)) {
+			return Record{}, err
+		}
 		return r.snapshot(), err
 	case <-ctx.Done():
 		return r.snapshot(), nil
 	}
 }
 
-// admit applies the rule of exclusion and makes the run, or returns the ID of
-// the operation that the key in spec is bound to already.
+// admit makes the run, or returns the ID of the operation that the key in spec is
+// bound to already. What cannot be taken in any mode is refused here.
 func (m *Manager) admit(spec Spec) (admitted *run, bound string, err error) {
+	if m.builders[spec.Kind] == nil {
+		return nil, "", fmt.Errorf("operations of kind %q are not registered", spec.Kind)
+	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, "", fmt.Errorf("operation id: %w", err)
@@ -95,52 +131,41 @@ func (m *Manager) admit(spec Spec) (admitted *run, bound string, err error) {
 			return nil, bound, nil
 		}
 	}
-	for _, running := range m.openLocked() {
-		if exclude(spec.Kind, running.Kind) {
-			if key != nil {
-				if err := m.journal.unbindKey(*key); err != nil {
-					return nil, "", err
-				}
-			}
-			return nil, "", m.busy(spec, id.String(), running)
-		}
-	}
 	rec := spec.record(id.String(), Running)
 	rec.Checks, rec.Follows = spec.Checks, spec.Follows
 	r := m.newRun(entry{Params: spec.Params, Record: rec})
-	if spec.Follows != "" {
-		if err := m.journal.link(spec.Follows, r.id); err != nil {
-			return nil, "", err
-		}
+	r.key, r.cancelRunning = key, spec.CancelRunning
+	req := request{kind: spec.Kind, by: rec.CallerKind, cancelRunning: spec.CancelRunning}
+	if running := m.refusedAnyLocked(req); running != nil {
+		refusal := m.busy(*running)
+		return nil, "", errors.Join(m.refuseLocked(r, refusal), refusal)
 	}
 	m.runs[r.id] = r
 	m.running.Add(1)
 	return r, "", nil
 }
 
-// openLocked are the operations that run, and those that wait to be resumed.
-func (m *Manager) openLocked() []Record {
-	out := make([]Record, 0, len(m.runs)+len(m.waiting))
-	for _, e := range m.waiting {
-		out = append(out, e.Record)
+// refuseLocked keeps an attempt that another operation excludes in the audit. Its
+// key is free: nothing was begun. m.mu is held.
+func (m *Manager) refuseLocked(r *run, refusal *Busy) error {
+	if r.key != nil {
+		if err := m.journal.unbindKey(*r.key); err != nil {
+			return err
+		}
 	}
-	for _, r := range m.runs {
-		out = append(out, r.snapshot())
-	}
-	return out
-}
-
-// busy keeps the refused attempt in the audit. m.mu is held.
-func (m *Manager) busy(spec Spec, id string, running Record) error {
-	refusal := &Busy{Running: running}
-	rec := spec.record(id, Refused)
-	rec.EndedAt = rec.StartedAt
-	rec.Problem = &Problem{Type: "/problems/operation-running", Detail: refusal.Error(), Numbers: map[string]any{"operation": running.ID}}
-	if err := m.journal.put(entry{Record: rec}); err != nil {
+	numbers := map[string]any{"operation": refusal.Running.ID}
+	r.mu.Lock()
+	rec := &r.e.Record
+	rec.State, rec.EndedAt, rec.WaitsFor, rec.Follows = Refused, time.Now().UTC(), "", ""
+	rec.Problem = &Problem{Type: "/problems/operation-running", Detail: refusal.Error(), Numbers: numbers}
+	ended := r.e
+	ended.Record = r.copyLocked()
+	r.mu.Unlock()
+	if err := m.journal.put(ended); err != nil {
 		return err
 	}
-	m.publishLocked("operation", "", rec)
-	return refusal
+	m.publishLocked(Event{Type: EventOperation, ID: r.id, Record: ended.Record})
+	return nil
 }
 
 func (m *Manager) joined(id string) (Record, error) {
@@ -154,28 +179,61 @@ func (m *Manager) joined(id string) (Record, error) {
 	return rec, nil
 }
 
-// work is the life of one operation.
-func (m *Manager) work(r *run, work Runnable, prepared chan<- error) {
+// work is the life of one operation. begun is told once how its beginning went.
+func (m *Manager) work(r *run, work Runnable, begun chan<- error) {
+	defer close(r.returned)
+	err := m.acquire(r, work, func() { begun <- nil })
+	var busy *Busy
+	if errors.As(err, &busy) {
+		work.close()
+		m.endBusy(r, busy)
+		begun <- err
+		return
+	}
 	var p Prepared
-	err := guarded(r.log, func() (err error) { p, err = work.prepare(r.ctx, r); return err })
-	r.prepared(p)
+	if err == nil {
+		err = guarded(r.log, func() (err error) { p, err = work.prepare(r.ctx, r); return err })
+		r.prepared(p)
+	}
 	if err == nil && p.Already == "" {
-		err = r.entry(0, nil)
+		err = m.begin(r)
 	}
 	switch {
 	case err != nil:
-		work.close()
-		r.end(r.fail(Refused, err))
-		prepared <- r.snapshot().Problem
+		m.finish(r, work, r.failBegin(err))
+		begun <- r.beginError()
 	case p.Already != "":
-		work.close()
 		r.already(p.Already)
-		r.end(Succeeded)
-		prepared <- nil
+		m.finish(r, work, Succeeded)
+		begun <- nil
 	default:
-		prepared <- nil
+		begun <- nil
 		m.finish(r, work, work.execute(r.ctx, r))
 	}
+}
+
+// begin journals that the first step may begin, and that the operation before it,
+// if there is one, is gone on from.
+func (m *Manager) begin(r *run) error {
+	if err := r.entry(0, nil); err != nil {
+		return err
+	}
+	if follows := r.snapshot().Follows; follows != "" {
+		return m.journal.link(follows, r.id)
+	}
+	return nil
+}
+
+// endBusy ends an operation that another one refuses, after it had waited for it.
+func (m *Manager) endBusy(r *run, refusal *Busy) {
+	m.mu.Lock()
+	err := m.refuseLocked(r, refusal)
+	delete(m.runs, r.id)
+	m.mu.Unlock()
+	if err != nil {
+		r.log.Error("journal refused the refusal of the operation", "err", err)
+	}
+	r.ended()
 }
 
 // finish gives back what the work held before anybody is told that it ended.
@@ -185,42 +243,95 @@ func (m *Manager) finish(r *run, work Runnable, state State) {
 }
 
 // Resume goes on with every operation that another process left open: forward where
-// its point of no return is passed, back where it is not. build makes the work
-// of a record anew from its parameters. It returns when all have ended or ctx has.
-func (m *Manager) Resume(ctx context.Context, build func(Record, json.RawMessage) (Runnable, error)) error {
-	for {
-		e, left := m.nextWaiting()
-		if !left {
-			return nil
+// its point of no return is passed, back where it is not. They ran side by side, and
+// do so again, those first that may have clients waiting. It returns when all have
+// ended or ctx has. One that cannot be built, since another version made it, keeps
+// its claims until somebody cancels it.
+func (m *Manager) Resume(ctx context.Context) error {
+	m.mu.Lock()
+	left := slices.Clone(m.left)
+	m.mu.Unlock()
+	slices.SortStableFunc(left, func(a, b entry) int { return m.rank(a) - m.rank(b) })
+	var errs []error
+	var ids []string
+	for _, e := range left {
+		if err := m.takeUp(e); err != nil {
+			m.log.Error("operation cannot be resumed, and keeps what it claims until it is cancelled", "operation", e.Record.ID, "kind", e.Record.Kind, "err", err)
+			errs = append(errs, fmt.Errorf("resume operation %s: %w", e.Record.ID, err))
+			continue
 		}
-		work, err := build(e.Record, e.Params)
-		if err != nil {
-			return fmt.Errorf("resume operation %s: %w", e.Record.ID, err)
-		}
-		m.mu.Lock()
-		r := m.newRun(e)
-		m.waiting = m.waiting[1:]
-		m.runs[r.id] = r
-		m.running.Add(1)
-		m.mu.Unlock()
-		m.log.Info("operation resumed", "operation", r.id, "kind", e.Record.Kind, "reached", e.Reached)
-		go func() {
-			defer m.running.Done()
-			m.finish(r, work, work.resume(r.ctx, r))
-		}()
-		if _, err := m.Wait(ctx, r.id); err != nil {
-			return fmt.Errorf("resume operation %s: %w", r.id, err)
+		ids = append(ids, e.Record.ID)
+	}
+	for _, id := range ids {
+		if _, err := m.Wait(ctx, id); err != nil {
+			errs = append(errs, fmt.Errorf("resume operation %s: %w", id, err))
 		}
 	}
+	return errors.Join(errs...)
 }
 
-func (m *Manager) nextWaiting() (entry, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.waiting) == 0 {
-		return entry{}, false
+// rank sorts what may have clients waiting before the rest.
+func (m *Manager) rank(e entry) int {
+	if m.table.row(e.Record.Kind, e.Record.Mode).HoldsClients {
+		return 0
 	}
-	return m.waiting[0], true
+	return 1
+}
+
+// build makes the work of an entry anew.
+func (m *Manager) build(e entry) (Runnable, error) {
+	kind := e.Record.Kind
+	if kind == KindCleanup {
+		kind = e.Record.Mode
+	}
+	build := m.builders[kind]
+	if build == nil {
+		return nil, fmt.Errorf("operations of kind %q are not known to this version", e.Record.Kind)
+	}
+	return build(e.Record, e.Params)
+}
+
+// takeUp begins to go on with one that was left open.
+func (m *Manager) takeUp(e entry) error {
+	work, err := m.build(e)
+	m.mu.Lock()
+	if err != nil {
+		m.unbuilt[e.Record.ID] = true
+		m.mu.Unlock()
+		return err
+	}
+	at := slices.IndexFunc(m.left, func(x entry) bool { return x.Record.ID == e.Record.ID })
+	if at < 0 || m.stopping { // cancelled meanwhile
+		m.mu.Unlock()
+		return nil
+	}
+	m.left = slices.Delete(m.left, at, at+1)
+	r := m.newRun(e)
+	if !e.Waiting {
+		row := m.table.row(e.Record.Kind, e.Record.Mode)
+		r.held = &row
+	}
+	m.runs[r.id] = r
+	m.running.Add(1)
+	m.mu.Unlock()
+	m.log.Info("operation resumed", "operation", r.id, "kind", e.Record.Kind, "reached", e.Reached, "waiting", e.Waiting)
+	go func() {
+		defer m.running.Done()
+		if !e.Waiting || !work.forward() { // work does it otherwise
+			defer close(r.returned)
+		}
+		switch {
+		case e.Record.Kind == KindCleanup:
+			m.finish(r, work, work.cleanUp(r.ctx, r))
+		case e.Waiting && work.forward():
+			m.work(r, work, make(chan error, 2))
+		case e.Waiting:
+			m.finish(r, work, r.fail(Undone, errors.New("controld ended while it waited for another operation; nothing was touched")))
+		default:
+			m.finish(r, work, work.resume(r.ctx, r))
+		}
+	}()
+	return nil
 }
 
 // Get returns an operation as it stands.
@@ -253,10 +364,17 @@ func (m *Manager) List(f Filter) ([]Record, string, error) {
 	return records, next, err
 }
 
-// Open returns the open operations, oldest first.
+// Open returns the open operations, oldest first. Whether one is in another's way
+// is what Holding says.
 func (m *Manager) Open() []Record {
 	m.mu.Lock()
-	out := m.openLocked()
+	out := make([]Record, 0, len(m.runs)+len(m.left))
+	for _, e := range m.left {
+		out = append(out, e.Record)
+	}
+	for _, r := range m.runs {
+		out = append(out, r.snapshot())
+	}
 	m.mu.Unlock()
 	slices.SortFunc(out, func(a, b Record) int { return a.StartedAt.Compare(b.StartedAt) })
 	return out
@@ -282,18 +400,30 @@ func (m *Manager) Wait(ctx context.Context, id string) (Record, error) {
 // Cancel asks an open operation to stop. Before its point of no return it is
 // undone; past it, it is given up as it stands.
 func (m *Manager) Cancel(ctx context.Context, id string, by Caller) (Record, error) {
+	m.log.Info("operation cancelled", "operation", id, "by", by.Name)
+	return m.cancel(ctx, id, errCancelled)
+}
+
+func (m *Manager) cancel(ctx context.Context, id string, why *cancelled) (Record, error) {
 	m.mu.Lock()
 	r, open := m.runs[id]
+	at := slices.IndexFunc(m.left, func(e entry) bool { return e.Record.ID == id })
 	m.mu.Unlock()
-	if !open {
+	switch {
+	case open:
+	case at >= 0:
+		return m.forsake(id, why)
+	default:
 		rec, err := m.Get(id)
 		if err != nil {
 			return Record{}, err
 		}
 		return rec, fmt.Errorf("operation %s is %s: %w", id, rec.State, ErrEnded)
 	}
-	m.log.Info("operation cancelled", "operation", id, "by", by.Name)
-	r.cancel(errCancelled)
+	if r.loose() {
+		return m.letGo(r, why)
+	}
+	r.cancel(why)
 	select {
 	case <-r.done:
 	case <-ctx.Done():
@@ -301,12 +431,41 @@ func (m *Manager) Cancel(ctx context.Context, id string, by Caller) (Record, err
 	return r.snapshot(), nil
 }
 
-// Stop ends the manager: nothing new begins, and what runs has until ctx ends
-// to finish. Then it is cut: undone before its point of no return, left open in
-// the journal past it.
+// forsake ends an operation that another process left open and that was not taken
+// up: nobody knows how to undo it, or it is not its turn yet.
+func (m *Manager) forsake(id string, why *cancelled) (Record, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at := slices.IndexFunc(m.left, func(e entry) bool { return e.Record.ID == id })
+	if at < 0 {
+		return Record{}, fmt.Errorf("operation %s is being resumed; try again", id)
+	}
+	e := m.left[at]
+	if !m.unbuilt[id] {
+		return e.Record, fmt.Errorf("operation %s is about to be resumed; try again", id)
+	}
+	e.Record.State, e.Record.EndedAt = Incomplete, time.Now().UTC()
+	e.Record.Problem = asProblem(Incomplete, fmt.Errorf("%w; this version of controld does not know how to undo it, and left it as it stands", why))
+	if err := m.journal.put(e); err != nil {
+		return Record{}, err
+	}
+	m.left = slices.Delete(m.left, at, at+1)
+	m.releasedLocked()
+	m.publishLocked(Event{Type: EventOperation, ID: id, Record: e.Record})
+	return e.Record, nil
+}
+
+// Stop ends the manager: nothing new begins, what waits or can be gone on with
+// later is left at once, and what else runs has until ctx ends to finish. Then it is
+// cut: undone before its point of no return, left open in the journal past it.
 func (m *Manager) Stop(ctx context.Context) error {
 	m.mu.Lock()
 	m.stopping = true
+	for _, r := range m.runs {
+		if held := r.claims(); held == nil || held.Restartable || held.Kind == KindCleanup {
+			r.cancel(ErrStopping)
+		}
+	}
 	m.mu.Unlock()
 	ended := make(chan struct{})
 	go func() { m.running.Wait(); close(ended) }()
@@ -323,6 +482,87 @@ func (m *Manager) Stop(ctx context.Context) error {
 	case <-time.After(undoTimeout):
 		return errors.New("operations did not stop")
 	}
+}
+
+// restAtMost bounds how long one operation's clients keep others from the disk: a
+// pause is shorter.
+const restAtMost = 30 * time.Second
+
+// holdsClients notes whether r has clients waiting.
+func (m *Manager) holdsClients(r *run, yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, before := m.holding[r]
+	switch {
+	case yes && !before:
+		m.holding[r] = time.Now()
+	case !yes && before:
+		delete(m.holding, r)
+	}
+}
+
+// awaitRelease waits while an operation other than r has clients waiting: its
+// entries go first.
+func (m *Manager) awaitRelease(ctx context.Context, r *run) error {
+	for m.othersHold(r) {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (m *Manager) othersHold(r *run) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for other, since := range m.holding {
+		if other != r && time.Since(since) < restAtMost {
+			return true
+		}
+	}
+	return false
+}
+
+// maintainEvery is how often the audit is pruned.
+const maintainEvery = time.Hour
+
+// Maintain prunes the audit and forgets checkpoints that nobody has any more, now and
+// then until ctx ends.
+func (m *Manager) Maintain(ctx context.Context, keep Retention) {
+	for {
+		if err := m.tidy(keep); err != nil {
+			m.log.Warn("audit not pruned", "err", err)
+		}
+		select {
+		case <-time.After(maintainEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *Manager) tidy(keep Retention) error {
+	forgotten, err := m.journal.prune(keep, time.Now())
+	if forgotten > 0 {
+		m.log.Info("audit pruned", "operations", forgotten)
+	}
+	names, listErr := m.journal.withCheckpoints() // before those that are open: what begins meanwhile is in neither
+	err = errors.Join(err, listErr)
+	open := map[string]bool{}
+	for _, r := range m.Open() {
+		open[r.ID] = true
+		if r.Kind == KindCleanup {
+			open[r.Follows] = true
+		}
+	}
+	for _, name := range names {
+		if !open[name] {
+			err = errors.Join(err, m.journal.dropCheckpointsOf(name))
+		}
+	}
+	return err
 }
 
 // saveEvery is how often a disk that refused the end of an operation is tried.
@@ -379,18 +619,18 @@ func (m *Manager) dropLocked(s *subscriber) {
 	}
 }
 
-// publish sends the state of r to whom it concerns. It never blocks.
-func (m *Manager) publish(kind, step string, rec Record) {
+// publish sends ev to whom it concerns. It never blocks.
+func (m *Manager) publish(ev Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.publishLocked(kind, step, rec)
+	m.publishLocked(ev)
 }
 
-func (m *Manager) publishLocked(kind, step string, rec Record) {
+func (m *Manager) publishLocked(ev Event) {
 	m.seq++
-	ev := Event{Seq: m.seq, At: time.Now().UTC(), Type: kind, Step: step, Record: rec}
+	ev.Seq, ev.At = m.seq, time.Now().UTC()
 	for s := range m.subscribers {
-		if s.id != "" && s.id != rec.ID {
+		if s.id != "" && s.id != ev.ID {
 			continue
 		}
 		select {

@@ -64,6 +64,7 @@ type Record struct {
 	Mode        string         `json:"mode,omitempty"`
 	State       State          `json:"state"`
 	RequestedBy string         `json:"requested_by"`
+	CallerKind  CallerKind     `json:"caller_kind,omitempty"`
 	Reason      string         `json:"reason,omitempty"`
 	StartedAt   time.Time      `json:"started_at"`
 	EndedAt     time.Time      `json:"ended_at,omitzero"`
@@ -75,6 +76,10 @@ type Record struct {
 	// failover whose old primary is rejoined. FollowedBy points back.
 	Follows    string `json:"follows,omitempty"`
 	FollowedBy string `json:"followed_by,omitempty"`
+	// WaitsFor is the operation whose end this one waits for; it has begun nothing.
+	WaitsFor string `json:"waits_for,omitempty"`
+	// Progress is the latest of the running step. It is not kept.
+	Progress *Progress `json:"-"`
 }
 
 // Open reports whether work on the operation goes on. One that was given up past
@@ -99,7 +104,8 @@ func Refuse(kind string, numbers map[string]any, format string, args ...any) *Pr
 
 // A Caller is who asks for an operation.
 type Caller struct {
-	Name string // in the audit: the token's role, or controld for its own loops
+	Name string     // in the audit: the token's role, or controld for its own loops
+	Kind CallerKind // empty: Person
 	// Idempotency binds a retried request to the operation it started; nil: none.
 	Idempotency *Idempotency
 }
@@ -113,6 +119,13 @@ type Idempotency struct {
 	Body   []byte `json:"body"` // a hash
 }
 
+func (c Caller) kind() CallerKind {
+	if c.Kind == "" {
+		return Person
+	}
+	return c.Kind
+}
+
 // Errors that a caller tells apart.
 var (
 	ErrNotFound  = errors.New("no such operation")
@@ -122,21 +135,42 @@ var (
 )
 
 // Busy is the refusal of an operation that an open one excludes.
-type Busy struct{ Running Record }
+type Busy struct {
+	Running Record
+	// CancelCosts is what a request with cancel_running would give up; empty: the
+	// one that runs is not cancelled for another's sake.
+	CancelCosts string
+}
 
 func (b *Busy) Error() string {
-	return fmt.Sprintf("%s %s is running; wait for it (GET /operations/%s) or cancel it", b.Running.Kind, b.Running.ID, b.Running.ID)
+	text := fmt.Sprintf("%s %s is running; wait for it (GET /operations/%s) or cancel it", b.Running.Kind, b.Running.ID, b.Running.ID)
+	if b.CancelCosts == "" {
+		return text
+	}
+	return fmt.Sprintf("%s. With cancel_running it is cancelled first: %s", text, b.CancelCosts)
 }
 
 // An Event is one change of an operation, as the event stream sends it: the
-// record after the change.
+// record after the change, or, of type progress, that alone.
 type Event struct {
-	Seq    uint64    `json:"seq"` // rising within the process
-	At     time.Time `json:"at"`
-	Type   string    `json:"type"` // operation, step
-	Step   string    `json:"step,omitempty"`
-	Record Record    `json:"operation"`
+	Seq      uint64    `json:"seq"` // rising within the process
+	At       time.Time `json:"at"`
+	Type     string    `json:"type"` // operation, step, progress
+	Step     string    `json:"step,omitempty"`
+	ID       string    `json:"operation_id"`
+	Record   Record    `json:"operation"`
+	Progress *Progress `json:"progress,omitempty"`
 }
+
+// Ended: with this change the operation has ended.
+func (e Event) Ended() bool { return e.Type == EventOperation && !e.Record.Open() }
+
+// The types of event.
+const (
+	EventOperation = "operation"
+	EventStep      = "step"
+	EventProgress  = "progress"
+)
 
 // A Spec is what to start.
 type Spec struct {
@@ -151,12 +185,14 @@ type Spec struct {
 	Foreseen map[string]any
 	// Params is what a restarted daemon needs to build the same work again.
 	Params json.RawMessage
+	// CancelRunning cancels what excludes it and may be cancelled, instead of being refused.
+	CancelRunning bool
 }
 
 // record is what the audit holds of the request from its first moment on.
 func (s Spec) record(id string, state State) Record {
 	return Record{
-		ID: id, Kind: s.Kind, Mode: s.Mode, State: state, RequestedBy: s.Caller.Name, Reason: s.Reason,
+		ID: id, Kind: s.Kind, Mode: s.Mode, State: state, RequestedBy: s.Caller.Name, CallerKind: s.Caller.kind(), Reason: s.Reason,
 		StartedAt: time.Now().UTC(), Steps: []StepRecord{}, Result: s.Foreseen,
 	}
 }

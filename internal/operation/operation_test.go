@@ -83,6 +83,27 @@ type bench struct {
 	dir string
 	j   *Journal
 	m   *Manager
+	// table is what NewManager gets; nil: Claims.
+	table Table
+	build Builder // for every kind
+}
+
+func (b *bench) claims() Table {
+	if b.table == nil {
+		return Claims
+	}
+	return b.table
+}
+
+// kinds are those of the table that have a builder.
+func (b *bench) kinds() map[string]bool {
+	out := map[string]bool{}
+	for _, row := range b.claims() {
+		if row.Kind != KindCleanup {
+			out[row.Kind] = true
+		}
+	}
+	return out
 }
 
 // onBench runs f in virtual time with a manager.
@@ -102,8 +123,14 @@ func (b *bench) open() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if b.m, err = NewManager(j, slog.New(slog.DiscardHandler)); err != nil {
+	if b.m, err = NewManager(j, b.claims(), slog.New(slog.DiscardHandler)); err != nil {
 		b.t.Fatal(err)
+	}
+	for kind := range b.kinds() {
+		err := b.m.Register(kind, func(r Record, params json.RawMessage) (Runnable, error) { return b.build(r, params) })
+		if err != nil {
+			b.t.Fatal(err)
+		}
 	}
 	b.j = j
 }
@@ -158,11 +185,11 @@ func (b *bench) run(s *script) Record {
 func (b *bench) resume(s *script) Record {
 	b.t.Helper()
 	var id string
-	err := b.m.Resume(context.Background(), func(r Record, _ json.RawMessage) (Runnable, error) {
+	b.build = func(r Record, _ json.RawMessage) (Runnable, error) {
 		id = r.ID
 		return s.work(), nil
-	})
-	if err != nil {
+	}
+	if err := b.m.Resume(context.Background()); err != nil {
 		b.t.Fatal(err)
 	}
 	rec, err := b.m.Get(id)
@@ -448,11 +475,11 @@ func TestResumeLeavesAloneWhatThisProcessBegan(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		err = b.m.Resume(context.Background(), func(r Record, _ json.RawMessage) (Runnable, error) {
+		b.build = func(r Record, _ json.RawMessage) (Runnable, error) {
 			t.Errorf("%s is begun again", r.ID)
 			return s.work(), nil
-		})
-		if err != nil {
+		}
+		if err := b.m.Resume(context.Background()); err != nil {
 			t.Error(err)
 		}
 		close(gone)
@@ -645,15 +672,17 @@ func TestPrepare(t *testing.T) {
 
 func TestExclusion(t *testing.T) {
 	apart := map[string][]string{"rejoin": {"protect"}, "align": {"protect"}, "protect": {"rejoin", "align"}}
-	for a := range resources {
-		for b := range resources {
-			if got, want := exclude(a, b), !slices.Contains(apart[a], b); got != want {
-				t.Errorf("%s beside %s: excluded %v, want %v", a, b, got, want)
+	for _, a := range Claims {
+		for _, b := range Claims {
+			if got, want := a.excludes(b), !slices.Contains(apart[a.Kind], b.Kind); got != want {
+				t.Errorf("%s beside %s: excluded %v, want %v", a.Kind, b.Kind, got, want)
 			}
 		}
 	}
-	if exclude("failover", "unheard of") {
-		t.Error("an unknown kind excludes")
+	for _, row := range Claims {
+		if !row.excludes(Claims.row("unheard of", "")) {
+			t.Errorf("a kind that the table does not know runs beside %s", row.Kind)
+		}
 	}
 }
 
@@ -904,7 +933,7 @@ func FuzzBrokenEntry(f *testing.F) {
 			b := &bench{t: t, dir: dir}
 			b.open()
 			defer b.close()
-			e.Record.ID, e.Record.EndedAt = "x", time.Time{}
+			e.Record.ID, e.Record.Kind, e.Record.EndedAt, e.Waiting = "x", "failover", time.Time{}, false
 			if err := b.j.put(e); err != nil {
 				return
 			}

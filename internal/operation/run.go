@@ -21,24 +21,45 @@ type run struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
+	key           *Idempotency
+	cancelRunning bool
+
 	settled     chan struct{} // closed when it has ended or is incomplete
 	settledOnce sync.Once
 	done        chan struct{} // closed when it has ended
+	returned    chan struct{} // closed when its goroutine does nothing any more
 
 	mu    sync.Mutex
 	e     entry
+	held  *Row          // what it claims; nil: nothing yet, or any more
+	begun bool          // it is in the journal that its first step may have begun
+	gone  bool          // it was let go: see letGo
 	delay time.Duration // before the next retry
+	// progress is of the running step.
+	progress meter
 	// resumed: another process began it, and the entry may tell of less than was done.
 	resumed bool
 }
 
 func (m *Manager) newRun(e entry) *run {
 	ctx, cancel := context.WithCancelCause(m.ctx)
-	return &run{
-		m: m, id: e.Record.ID, e: e, ctx: ctx, cancel: cancel,
+	r := &run{
+		m: m, id: e.Record.ID, e: e, cancel: cancel, begun: !e.Waiting && len(e.Record.Steps) > 0,
 		log:     m.log.With("operation", e.Record.ID, "kind", e.Record.Kind),
-		settled: make(chan struct{}), done: make(chan struct{}), delay: retryShortest,
+		settled: make(chan struct{}), done: make(chan struct{}), returned: make(chan struct{}), delay: retryShortest,
 	}
+	r.ctx = context.WithValue(ctx, runKey{}, r)
+	return r
+}
+
+// runKey finds the run in the context of its steps.
+type runKey struct{}
+
+// claims is what it holds, nil for nothing.
+func (r *run) claims() *Row {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held
 }
 
 // snapshot is a copy of the record that nobody else writes to.
@@ -53,6 +74,7 @@ func (r *run) copyLocked() Record {
 	rec.Steps = slices.Clone(rec.Steps)
 	rec.Checks = slices.Clone(rec.Checks)
 	rec.Result = maps.Clone(rec.Result)
+	rec.Progress = r.progress.current()
 	return rec
 }
 
@@ -62,7 +84,7 @@ func (r *run) change(kind, step string, f func(e *entry)) {
 	f(&r.e)
 	rec := r.copyLocked()
 	r.mu.Unlock()
-	r.m.publish(kind, step, rec)
+	r.m.publish(Event{Type: kind, Step: step, ID: r.id, Record: rec})
 }
 
 // begin sets the list of steps.
@@ -146,11 +168,27 @@ func (r *run) entry(i int, state any) error {
 		}
 	}
 	r.mu.Lock()
-	r.e.Reached = i
+	r.e.Reached, r.begun = i, true
 	e := r.e
 	e.Record = r.copyLocked()
 	r.mu.Unlock()
 	return r.m.journal.put(e)
+}
+
+// waits makes it durable that the operation waits for another, having begun nothing.
+func (r *run) waits(other string) error {
+	r.mu.Lock()
+	r.e.Waiting, r.e.Record.WaitsFor = true, other
+	e := r.e
+	e.Record = r.copyLocked()
+	r.mu.Unlock()
+	return r.m.journal.put(e)
+}
+
+func (r *run) waitJournalled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.e.Waiting
 }
 
 func (r *run) undoing(last int, state any, failure error) error {
@@ -201,6 +239,9 @@ func (r *run) stepBegins(i int) time.Time {
 func (r *run) stepEnds(i int, began time.Time, result map[string]any) {
 	took := time.Since(began)
 	r.result(result)
+	r.mu.Lock()
+	r.progress.forget()
+	r.mu.Unlock()
 	r.changeStep(i, func(s *StepRecord) {
 		s.State, s.Error = StepDone, ""
 		s.Duration += took
@@ -254,6 +295,26 @@ func (r *run) fail(state State, err error) State {
 	return state
 }
 
+// failBegin is how an operation ends that was not begun: with a refusal; cancelled;
+// or, where controld stops, left to wait if it is known to the journal.
+func (r *run) failBegin(err error) State {
+	switch {
+	case errors.Is(err, ErrStopping) && r.waitJournalled():
+		return Running
+	case errors.Is(err, errCancelled):
+		return r.fail(Cancelled, fmt.Errorf("%w before it had begun; nothing was touched", err))
+	}
+	return r.fail(Refused, err)
+}
+
+// beginError is what whoever started it is told.
+func (r *run) beginError() error {
+	if p := r.snapshot().Problem; p != nil {
+		return p
+	}
+	return ErrStopping
+}
+
 // asProblem gives a failure the stable type that callers read.
 func asProblem(state State, err error) *Problem {
 	var p *Problem
@@ -293,16 +354,29 @@ func (r *run) pauseBeforeRetry(ctx context.Context) {
 // the next start. The end is on the disk before anybody sees it: whoever does
 // may start the next one, and a restart must not find both open.
 func (r *run) end(state State) {
-	if state == Running {
+	switch {
+	case r.wasLetGo(): // it has ended before
+		return
+	case state == Running:
 		r.log.Warn("operation left open")
 		r.m.mu.Lock()
 		delete(r.m.runs, r.id)
+		r.m.releasedLocked()
 		r.m.mu.Unlock()
-	} else {
+	default:
 		ended := r.persistEnd(state)
 		rec := r.publishEnd(ended)
+		if err := r.m.journal.dropCheckpointsOf(r.checkpoints()); err != nil {
+			r.log.Warn("checkpoints not dropped", "err", err)
+		}
 		r.log.Info("operation ended", "state", state, "mode", rec.Mode, "result", rec.Result, "problem", problemText(rec))
 	}
+	r.ended()
+}
+
+// ended lets go those who wait for the end.
+func (r *run) ended() {
+	r.m.holdsClients(r, false)
 	r.settledOnce.Do(func() { close(r.settled) })
 	close(r.done)
 	r.cancel(nil)
@@ -327,6 +401,7 @@ func (r *run) persistEnd(state State) entry {
 	if state == Succeeded {
 		e.Record.Problem = nil
 	}
+	e.Waiting, e.Record.WaitsFor = false, ""
 	e.Record.EndedAt = time.Now().UTC()
 	if err := r.m.journal.put(e); err != nil {
 		r.log.Error("journal refused the end of the operation", "err", err)
@@ -340,10 +415,12 @@ func (r *run) publishEnd(ended entry) Record {
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
 	r.mu.Lock()
-	r.e = ended
+	r.e, r.held = ended, nil
+	r.progress.forget()
 	rec := r.copyLocked()
 	r.mu.Unlock()
 	delete(r.m.runs, r.id)
-	r.m.publishLocked("operation", "", rec)
+	r.m.releasedLocked()
+	r.m.publishLocked(Event{Type: EventOperation, ID: r.id, Record: rec})
 	return rec
 }

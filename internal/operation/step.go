@@ -24,12 +24,20 @@ type Step[S any] struct {
 	// step and those after it up to the next entry: after a crash all of them
 	// may have been done.
 	Entry bool
+	// HoldsClients: clients wait while it runs. What others write to the disk rests
+	// meanwhile.
+	HoldsClients bool
 }
 
 // Work is an operation on the state S. The state is what one step learns for
 // the next; the journal keeps it.
 type Work[S any] struct {
-	// Prepare observes and decides, and touches nothing. A *Problem refuses
+	// Decide, if set, looks, and says what the request has become, before anything
+	// is claimed: the rules of giving way ask for the mode. It touches nothing, and
+	// is called anew when what excluded the operation has ended. A *Problem refuses.
+	Decide func(ctx context.Context, state *S) (Decision, error)
+	// Prepare observes and checks, and touches nothing. What it sees is no other
+	// operation's to change, as that was during the last Decide. A *Problem refuses
 	// the operation. It is not run again when an operation is resumed.
 	Prepare func(ctx context.Context, state *S) (Prepared, error)
 	// Steps is the list for a prepared state. It is a function of the state
@@ -67,9 +75,12 @@ type Prepared struct {
 
 // A Runnable is Work of any state; only Work implements it.
 type Runnable interface {
+	decide(ctx context.Context, r *run) (Decision, error)
 	prepare(ctx context.Context, r *run) (Prepared, error)
 	execute(ctx context.Context, r *run) State
 	resume(ctx context.Context, r *run) State
+	cleanUp(ctx context.Context, r *run) State
+	forward() bool
 	close()
 }
 
@@ -85,11 +96,34 @@ const (
 // those before it stay done.
 var ErrGoOn = errors.New("cannot be taken back: going on")
 
-// errCancelled is the cause of the context of an operation that was cancelled.
-var errCancelled = errors.New("cancelled")
+// cancelled is the cause of the context of an operation that was cancelled.
+type cancelled struct{ why string }
+
+func (c *cancelled) Error() string { return c.why }
+
+// Is makes every cause of this kind errCancelled.
+func (c *cancelled) Is(target error) bool { return target == error(errCancelled) }
+
+var errCancelled = &cancelled{"cancelled on request"}
+
+func (w Work[S]) decide(ctx context.Context, r *run) (Decision, error) {
+	if w.Decide == nil {
+		return Decision{}, nil
+	}
+	var state S
+	d, err := w.Decide(ctx, &state)
+	if err != nil {
+		r.begin(nil, w.result(&state))
+		return d, err
+	}
+	return d, r.keepState(state)
+}
 
 func (w Work[S]) prepare(ctx context.Context, r *run) (Prepared, error) {
-	var state S
+	state, err := w.load(r)
+	if err != nil {
+		return Prepared{}, err
+	}
 	p, err := w.Prepare(ctx, &state)
 	if err != nil || p.Already != "" {
 		r.begin(nil, w.result(&state))
@@ -107,6 +141,8 @@ func stepNames[S any](steps []Step[S]) []string {
 	return names
 }
 
+func (w Work[S]) forward() bool { return w.Forward }
+
 func (w Work[S]) close() {
 	if w.Close != nil {
 		w.Close()
@@ -120,8 +156,12 @@ func (w Work[S]) result(state *S) map[string]any {
 	return w.Result(state)
 }
 
+// load reads the state that is kept; one that nothing has kept yet is zero.
 func (w Work[S]) load(r *run) (S, error) {
 	var state S
+	if len(r.state()) == 0 {
+		return state, nil
+	}
 	if err := json.Unmarshal(r.state(), &state); err != nil {
 		return state, fmt.Errorf("read the state of operation %s: %w", r.id, err)
 	}
@@ -133,11 +173,11 @@ func (w Work[S]) execute(ctx context.Context, r *run) State {
 	if err != nil {
 		return r.fail(Undone, err)
 	}
-	return w.forward(ctx, r, &state, w.Steps(&state), 0)
+	return w.run(ctx, r, &state, w.Steps(&state), 0)
 }
 
-// forward runs the steps from index first on, and settles what fails.
-func (w Work[S]) forward(ctx context.Context, r *run, state *S, steps []Step[S], first int) State {
+// run does the steps from index first on, and settles what fails.
+func (w Work[S]) run(ctx context.Context, r *run, state *S, steps []Step[S], first int) State {
 	for i := first; i < len(steps); i++ {
 		err := context.Cause(ctx)
 		if err == nil {
@@ -170,7 +210,11 @@ func (w Work[S]) reenter(steps []Step[S], failed int) int {
 }
 
 func (w Work[S]) step(ctx context.Context, r *run, state *S, st Step[S], i int) error {
+	r.m.holdsClients(r, st.HoldsClients)
 	if st.Entry {
+		if err := r.m.awaitRelease(ctx, r); err != nil {
+			return fmt.Errorf("%s: %w", st.Name, err)
+		}
 		if err := r.entry(i, *state); err != nil {
 			return fmt.Errorf("%s: journal: %w", st.Name, err)
 		}
@@ -199,6 +243,12 @@ func guarded(log *slog.Logger, f func() error) (err error) {
 // settle decides what follows from the failure of step i: it is undone, or,
 // past the point of no return, tried again after a while.
 func (w Work[S]) settle(ctx context.Context, r *run, state *S, steps []Step[S], i int, failure error) (outcome State, again bool) {
+	if r.wasLetGo() { // what it leaves is cleaned up by another
+		if err := r.keepState(*state); err != nil {
+			r.log.Error("state not kept", "err", err)
+		}
+		return Cancelled, false
+	}
 	past, known := false, true
 	switch at := index(steps, w.NoReturn); {
 	case at >= 0 && i > at:
@@ -272,6 +322,7 @@ func (w Work[S]) undo(ctx context.Context, r *run, state *S, steps []Step[S], la
 		began := time.Now()
 		err := guarded(r.log, func() error { return steps[i].Undo(ctx, state) })
 		r.stepUndone(i, began, err)
+		r.m.holdsClients(r, i > 0 && steps[i-1].HoldsClients)
 		if errors.Is(err, ErrGoOn) {
 			return w.goOn(run, r, state, steps, i+1)
 		}
@@ -287,7 +338,7 @@ func (w Work[S]) undo(ctx context.Context, r *run, state *S, steps []Step[S], la
 	var refusal *Problem
 	switch {
 	case errors.Is(cause, errCancelled) && undoErr == nil:
-		return r.fail(Cancelled, errors.New("cancelled on request; what could be undone was"))
+		return r.fail(Cancelled, fmt.Errorf("%w; what could be undone was", cause))
 	case errors.As(failure, &refusal) && undoErr == nil:
 		return r.fail(Refused, refusal)
 	}
@@ -300,7 +351,7 @@ func (w Work[S]) goOn(ctx context.Context, r *run, state *S, steps []Step[S], fi
 	if ctx.Err() != nil {
 		ctx = context.WithoutCancel(ctx)
 	}
-	return w.forward(ctx, r, state, steps, first)
+	return w.run(ctx, r, state, steps, first)
 }
 
 func (w Work[S]) left(ctx context.Context, r *run, state *S) error {
@@ -327,7 +378,7 @@ func (w Work[S]) resume(ctx context.Context, r *run) State {
 		last++
 	}
 	if w.Forward {
-		return w.forward(ctx, r, &state, steps, at)
+		return w.run(ctx, r, &state, steps, at)
 	}
 	noReturn := index(steps, w.NoReturn)
 	past := noReturn >= 0 && at > noReturn // that step had ended, or there were no such entry
@@ -347,7 +398,7 @@ func (w Work[S]) resume(ctx context.Context, r *run) State {
 		at = max(at, noReturn)
 	}
 	if past {
-		return w.forward(ctx, r, &state, steps, at)
+		return w.run(ctx, r, &state, steps, at)
 	}
 	return w.undo(ctx, r, &state, steps, last, r.interruption())
 }

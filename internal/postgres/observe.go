@@ -166,6 +166,22 @@ func (s *session) Senders(ctx context.Context) ([]cluster.Sender, error) {
 	return senders(found), nil
 }
 
+// copiesSQL: a total is there where the copy was asked for with its progress.
+const copiesSQL = `SELECT COALESCE(jsonb_agg(jsonb_build_object('phase', phase, 'sent', backup_streamed,
+	'total', backup_total) ORDER BY pid), '[]') FROM pg_stat_progress_basebackup`
+
+func (s *session) Copies(ctx context.Context) ([]cluster.Copy, error) {
+	text, err := s.value(ctx, copiesSQL)
+	if err != nil {
+		return nil, s.failed("ask for base backups", err)
+	}
+	var found []cluster.Copy
+	if err := json.Unmarshal([]byte(text), &found); err != nil {
+		return nil, s.failed("ask for base backups", err)
+	}
+	return found, nil
+}
+
 // Position prepares its statement at the first call, so that the calls inside
 // a pause cost neither parsing nor planning.
 func (s *session) Position(ctx context.Context) (cluster.Position, error) {

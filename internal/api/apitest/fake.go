@@ -189,26 +189,41 @@ func (f *Fake) open() []operation.Record {
 
 // Failover moves the primary to the target or the other node.
 func (f *Fake) Failover(_ context.Context, r cluster.FailoverRequest, by operation.Caller) (operation.Record, error) {
+	if err := r.Validate(f.Nodes()); err != nil {
+		return operation.Record{}, err
+	}
 	return f.start("failover", "planned", r.Reason, r, by, func() map[string]any { return f.move(r.Target) })
 }
 
 // Failback moves it to postgres_master.
 func (f *Fake) Failback(_ context.Context, r cluster.FailbackRequest, by operation.Caller) (operation.Record, error) {
+	if err := r.Validate(); err != nil {
+		return operation.Record{}, err
+	}
 	return f.start("failback", "planned", r.Reason, r, by, func() map[string]any { return f.move("postgres_master") })
 }
 
 // StartNode changes nothing.
-func (f *Fake) StartNode(_ context.Context, name, reason string, by operation.Caller) (operation.Record, error) {
-	return f.start("start", "", reason, name, by, func() map[string]any { return map[string]any{"already": name + " runs already"} })
+func (f *Fake) StartNode(_ context.Context, r cluster.NodeRequest, by operation.Caller) (operation.Record, error) {
+	if err := r.Validate(f.Nodes()); err != nil {
+		return operation.Record{}, err
+	}
+	return f.start("start", "", r.Reason, r, by, func() map[string]any { return map[string]any{"already": r.Node + " runs already"} })
 }
 
 // Rejoin changes nothing.
-func (f *Fake) Rejoin(_ context.Context, name, method, reason string, by operation.Caller) (operation.Record, error) {
-	return f.start("rejoin", method, reason, [2]string{name, method}, by, func() map[string]any { return map[string]any{"method": "follow"} })
+func (f *Fake) Rejoin(_ context.Context, r cluster.NodeRequest, by operation.Caller) (operation.Record, error) {
+	if err := r.Validate(f.Nodes()); err != nil {
+		return operation.Record{}, err
+	}
+	return f.start("rejoin", r.Method, r.Reason, r, by, func() map[string]any { return map[string]any{"method": "follow"} })
 }
 
 // Plan is the dry run of Failover.
 func (f *Fake) Plan(_ context.Context, r cluster.FailoverRequest) (cluster.Plan, error) {
+	if err := r.Validate(f.Nodes()); err != nil {
+		return cluster.Plan{}, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.Last = r

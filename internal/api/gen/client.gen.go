@@ -436,6 +436,11 @@ type Control struct {
 
 // FailbackRequest defines model for FailbackRequest.
 type FailbackRequest struct {
+	// CancelRunning Cancel the operation that is in the way, where it may be cancelled for another, instead of being refused for it. The refusal names it and what that costs.
+	//
+	// Example: false
+	CancelRunning *bool `json:"cancel_running,omitempty"`
+
 	// DryRun Answer with the plan and every precheck; change nothing.
 	//
 	// Example: false
@@ -449,6 +454,11 @@ type FailbackRequest struct {
 
 // FailoverRequest defines model for FailoverRequest.
 type FailoverRequest struct {
+	// CancelRunning Cancel the operation that is in the way, where it may be cancelled for another, instead of being refused for it. The refusal names it and what that costs.
+	//
+	// Example: false
+	CancelRunning *bool `json:"cancel_running,omitempty"`
+
 	// DryRun Answer with the plan and every precheck; change nothing.
 	//
 	// Example: false
@@ -731,7 +741,8 @@ type Operation struct {
 
 	// Kind What it is. Asked for: failover, failback, start, rejoin. What controld does by itself: bootstrap (the first start,
 	// or the recorded primary's after a stop of everything), rejoin, align (the pooler's entries led where the nodes are),
-	// protect (what commits wait for, with replication.mode sync).
+	// protect (what commits wait for, with replication.mode sync), cleanup (what a cancelled operation has left). unreadable: its
+	// record cannot be read any more.
 	//
 	//
 	// Example: failover
@@ -747,6 +758,9 @@ type Operation struct {
 
 	// Problem Why the operation was refused or failed.
 	Problem *Cause `json:"problem,omitempty"`
+
+	// Progress How far the running step has come. It is kept in memory only, so it begins anew when controld does.
+	Progress *Progress `json:"progress,omitempty"`
 
 	// Reason What the caller gave.
 	//
@@ -778,15 +792,28 @@ type Operation struct {
 
 	// Steps What it does, in order.
 	Steps []Step `json:"steps"`
+
+	// WaitsFor The id of the operation whose end it waits for. It has touched nothing yet.
+	//
+	// Example: 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
+	WaitsFor *string `json:"waits_for,omitempty"`
 }
 
-// OperationEvent defines model for OperationEvent.
+// OperationEvent A change. Of type progress it carries the progress alone, at most twice a second; of the other types the operation as it is after it.
 type OperationEvent struct {
 	// At When.
 	//
 	// Example: 2026-03-01T12:00:00.212Z
-	At        time.Time `json:"at"`
-	Operation Operation `json:"operation"`
+	At        time.Time  `json:"at"`
+	Operation *Operation `json:"operation,omitempty"`
+
+	// OperationID Of which.
+	//
+	// Example: 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
+	OperationID string `json:"operation_id"`
+
+	// Progress How far the running step has come. It is kept in memory only, so it begins anew when controld does.
+	Progress *Progress `json:"progress,omitempty"`
 
 	// Seq Rises while the process lives.
 	//
@@ -798,7 +825,7 @@ type OperationEvent struct {
 	// Example: pause pooler
 	Step *string `json:"step,omitempty"`
 
-	// Type operation or step.
+	// Type operation, step or progress.
 	//
 	// Example: step
 	Type string `json:"type"`
@@ -999,6 +1026,44 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
+// Progress How far the running step has come. It is kept in memory only, so it begins anew when controld does.
+type Progress struct {
+	// At When that was so.
+	//
+	// Example: 2026-03-01T12:00:00.212Z
+	At time.Time `json:"at"`
+
+	// Done In `unit`.
+	//
+	// Example: 104857600
+	Done int64 `json:"done"`
+
+	// EtaMs How long the rest takes at that rate; absent where it is not known.
+	//
+	// Example: 18500
+	EtaMs *float64 `json:"eta_ms,omitempty"`
+
+	// Phase What is being done.
+	//
+	// Example: copy
+	Phase string `json:"phase"`
+
+	// Rate In `unit` a second, over the last ten seconds or so; absent where it is not known yet.
+	//
+	// Example: 52428800
+	Rate *float64 `json:"rate,omitempty"`
+
+	// Total In `unit`; absent where it is not known. It may be an estimate, and grow.
+	//
+	// Example: 1073741824
+	Total *int64 `json:"total,omitempty"`
+
+	// Unit What is counted: bytes, rows, files, ...
+	//
+	// Example: bytes
+	Unit string `json:"unit"`
+}
+
 // Receiver The standby's walreceiver.
 type Receiver struct {
 	// From Whom it streams from.
@@ -1024,6 +1089,11 @@ type Receiver struct {
 
 // RejoinRequest defines model for RejoinRequest.
 type RejoinRequest struct {
+	// CancelRunning Cancel the operation that is in the way, where it may be cancelled for another, instead of being refused for it. The refusal names it and what that costs.
+	//
+	// Example: false
+	CancelRunning *bool `json:"cancel_running,omitempty"`
+
 	// Method How.
 	//
 	// Example: auto
@@ -1075,6 +1145,11 @@ type Slot struct {
 
 // StartRequest defines model for StartRequest.
 type StartRequest struct {
+	// CancelRunning Cancel the operation that is in the way, where it may be cancelled for another, instead of being refused for it. The refusal names it and what that costs.
+	//
+	// Example: false
+	CancelRunning *bool `json:"cancel_running,omitempty"`
+
 	// Reason For the audit.
 	//
 	// Example: power was lost

@@ -146,6 +146,9 @@ func sessionProbes(t *testing.T, env SessionEnv) {
 	if err != nil || len(senders) != 0 {
 		t.Errorf("senders of the standby: %+v, %v", senders, err)
 	}
+	if copies, err := primary.Copies(t.Context()); err != nil || len(copies) != 0 {
+		t.Errorf("base backups of the primary, where nobody makes one: %+v, %v", copies, err)
+	}
 }
 
 // sessionSlots: the reverse slot is made on a standby, before it leads.

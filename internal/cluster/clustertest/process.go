@@ -110,6 +110,18 @@ func (e engine) Inspect(ctx context.Context, name string) (c cluster.Container, 
 	return c, err
 }
 
+// Throttled is what the engine's counter says of a host that is throttled: nearly all
+// the time since.
+func (e engine) Throttled(ctx context.Context, name string) (d time.Duration, err error) {
+	err = e.p.locked(ctx, "Engine.Throttled "+name, func() error {
+		if h := e.p.w.host(name); !h.throttledAt.IsZero() {
+			d = time.Since(h.throttledAt) * 9 / 10
+		}
+		return nil
+	})
+	return d, err
+}
+
 // PoolerContainer is the name of the pooler's container.
 const PoolerContainer = "pgbouncer"
 
@@ -505,6 +517,20 @@ func (c *connection) DropSlot(ctx context.Context, name string) error {
 
 func (c *connection) Senders(ctx context.Context) (out []cluster.Sender, err error) {
 	err = c.do(ctx, "Session.Senders", func() error { out = c.h.senders(); return nil })
+	return out, err
+}
+
+// Copies are the base backups that others are making of it, of which nothing has come yet.
+func (c *connection) Copies(ctx context.Context) (out []cluster.Copy, err error) {
+	err = c.do(ctx, "Session.Copies", func() error {
+		for _, h := range c.p.w.hosts {
+			o := h.taken
+			if o.Action == node.ActionBaseBackup && h.actionWanted(o) && o.Upstream != nil && o.Upstream.Host == c.h.node.Container {
+				out = append(out, cluster.Copy{Phase: "initializing"})
+			}
+		}
+		return nil
+	})
 	return out, err
 }
 

@@ -76,7 +76,8 @@ type host struct {
 
 	// The container.
 	exists, up, paused, connected bool
-	stuck                         bool // SIGKILL does not end it
+	stuck                         bool      // SIGKILL does not end it
+	throttledAt                   time.Time // zero: it is not
 	address                       string
 	startedAt, endedAt            time.Time
 	boot                          int // counts starts, so that what was planned before one is void
@@ -244,6 +245,10 @@ func (x *Host) Freeze() {
 		s.frozen = true
 	}
 }
+
+// Throttle lets the container have nearly nothing of the processor from now on, as
+// the engine counts it. How slow its server is for that, a test says by its hook.
+func (x *Host) Throttle() { x.h.throttledAt = time.Now() }
 
 // Unreadable makes the data volume unreadable from outside.
 func (x *Host) Unreadable(yes bool) { x.h.unreadable = yes }

@@ -1,0 +1,42 @@
+package operation
+
+import "time"
+
+// Claims is the table of what operations hold while they run, and of who gives
+// way to whom. It is the one place where that is written down; docs/operations.md
+// has it as a page.
+//
+// What only reads the primary's data, or writes to it as a client does, claims
+// Primary, shared: it ends when another node leads. A rejoin does not touch what
+// commits wait for: a dead synchronous standby is lifted while it is brought back.
+var Claims = Table{
+	{Kind: "bootstrap", Exclusive: []Resource{Cluster, Primary, Commit}, HoldsClients: true, Yields: upkeep},
+	{Kind: "failover", Exclusive: []Resource{Cluster, Primary, Commit}, HoldsClients: true},
+	{Kind: "failback", Exclusive: []Resource{Cluster, Primary, Commit}, HoldsClients: true},
+	{Kind: "start", Exclusive: []Resource{Cluster, Primary, Commit}, HoldsClients: true, Yields: upkeep},
+	{
+		Kind: "rejoin", Exclusive: []Resource{Cluster}, Restartable: true, Yields: append(lost, upkeep...),
+		CancelCosts: "the node stays as it is: one that was being copied is unusable until it is copied anew",
+	},
+	{
+		Kind: "align", Exclusive: []Resource{Cluster}, HoldsClients: true, Yields: append(lost, upkeep...),
+		CancelCosts: "the pooler's entries stay as they are until controld looks again",
+	},
+	{
+		Kind: "protect", Exclusive: []Resource{Commit}, Yields: append(lost, upkeep...),
+		CancelCosts: "what commits wait for stays as it is until controld looks again",
+	},
+}
+
+// upkeep: nobody who asks for something can know that controld mends something
+// just now, mostly within a second. What takes longer refuses the caller, as one
+// of theirs would.
+var upkeep = []Yield{{From: Person, Of: Daemon, How: AnswerWait, Within: 5 * time.Second}}
+
+// lost: where the primary is gone this waits for what will not come, and clients
+// wait for the failover. What a person asked for gives way only then, and not to
+// a primary that is only to be killed. An init goes on with what it was ordered.
+var lost = []Yield{
+	{To: "failover", Mode: "emergency", Of: Daemon, How: AnswerCancel},
+	{To: "failover", Mode: "emergency", When: PrimaryGone, How: AnswerCancel},
+}
