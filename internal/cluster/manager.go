@@ -201,6 +201,10 @@ func (m *Manager) order(n Node, o node.Order) (node.Order, error) {
 	if o.Action == "" {
 		o.Action = node.ActionNone
 	}
+	// One whose status cannot be read has none yet, or its volume is gone.
+	if s, err := m.out.Volumes.Status(n); err == nil && !s.Knows(o.Action) {
+		return node.Order{}, fmt.Errorf("order %s: its init is of another version and does not know the action %s; make down && make up renews it, which is an outage", n.Name, o.Action)
+	}
 	if err := m.writeOrder(n, o); err != nil {
 		return node.Order{}, fmt.Errorf("order %s: %w", n.Name, err)
 	}

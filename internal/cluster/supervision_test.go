@@ -9,6 +9,7 @@ import (
 
 	"controld/internal/cluster"
 	"controld/internal/cluster/clustertest"
+	"controld/internal/node"
 	"controld/internal/operation"
 )
 
@@ -133,5 +134,30 @@ func TestProtectionOfAPrimaryThatFreezes(t *testing.T) {
 				l.t.Errorf("what commits wait for on a frozen primary was set: %s", state)
 			}
 		})
+	})
+}
+
+// An init of another version gets no order that it does not know, and one that does
+// not tell what it knows gets those that every one has known.
+func TestAnInitOfAnotherVersion(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.quiet()
+		rejoin := func(method string) operation.Record {
+			rec, err := l.now.m.Rejoin(context.Background(), cluster.NodeRequest{Node: second, Method: method}, test)
+			return l.await(rec, err)
+		}
+		l.w.Do(second, func(h *clustertest.Host) { h.Knows(node.ActionNone, node.ActionSalvage) })
+		var before, now node.Order
+		l.w.Do(second, func(h *clustertest.Host) { before = h.Order() })
+		rec := rejoin(cluster.MethodBaseBackup)
+		if rec.State == operation.Succeeded || rec.Problem == nil || !strings.Contains(rec.Problem.Detail, "does not know the action basebackup") {
+			t.Errorf("%s %+v", rec.State, rec.Problem)
+		}
+		l.w.Do(second, func(h *clustertest.Host) { now = h.Order() })
+		if now != before {
+			t.Errorf("ordered %+v", now)
+		}
+		l.w.Do(second, func(h *clustertest.Host) { h.Knows() })
+		l.want(rejoin(cluster.MethodBaseBackup), operation.Succeeded)
 	})
 }

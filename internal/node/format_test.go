@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -65,14 +66,14 @@ func TestOrdersWithoutSenseAreNotWritten(t *testing.T) {
 
 func TestStatusReadsBack(t *testing.T) {
 	dir := t.TempDir()
-	if s, err := node.ReadStatus(dir); err != nil || s != (node.Status{}) {
+	if s, err := node.ReadStatus(dir); err != nil || !reflect.DeepEqual(s, node.Status{}) {
 		t.Errorf("never reported: %+v, %v", s, err)
 	}
-	want := node.Status{Epoch: 3, UsedEpoch: 2, ActionEpoch: 1, State: node.StateRunning, Role: node.RolePrimary, PID: 12, At: time.Now().UTC().Round(0)}
+	want := node.Status{Epoch: 3, UsedEpoch: 2, ActionEpoch: 1, State: node.StateRunning, Role: node.RolePrimary, PID: 12, Actions: node.Actions, At: time.Now().UTC().Round(0)}
 	if err := node.WriteStatus(dir, want); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := node.ReadStatus(dir); err != nil || got != want {
+	if got, err := node.ReadStatus(dir); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("ReadStatus = %+v, %v; want %+v", got, err, want)
 	}
 }

@@ -44,6 +44,13 @@ const (
 	ActionDiscard    Action = "discard"
 )
 
+// Actions are those that an init of this version knows. It tells them in its status,
+// for controld may be newer than it, and the other way round.
+var Actions = []Action{ActionNone, ActionInitDB, ActionBaseBackup, ActionRewind, ActionSalvage, ActionDiscard}
+
+// actionsUntold are those of the inits that did not tell which they know.
+var actionsUntold = []Action{ActionNone, ActionInitDB, ActionBaseBackup, ActionRewind, ActionSalvage, ActionDiscard}
+
 // An Order is what one node is to do. controld writes it on the node's order
 // volume, which the node can only read; the order with the highest epoch wins
 // and an older one is ignored. An order with role primary is good for one

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"controld/internal/pgwal"
@@ -50,7 +51,18 @@ type Status struct {
 	Compared *pgwal.Comparison `json:"compared,omitempty"`
 	// Salvaged tells of the last salvage, for the order SalvageEpoch.
 	Salvaged *Salvaged `json:"salvaged,omitempty"`
-	At       time.Time `json:"at"`
+	// Actions are those that the init knows; none: it is of a version that did not
+	// tell.
+	Actions []Action  `json:"actions,omitempty"`
+	At      time.Time `json:"at"`
+}
+
+// Knows reports whether the init can carry a out.
+func (s Status) Knows(a Action) bool {
+	if len(s.Actions) == 0 {
+		return slices.Contains(actionsUntold, a)
+	}
+	return slices.Contains(s.Actions, a)
 }
 
 // Diverged says how the node's WAL is not the leader's; empty: as far as it knows

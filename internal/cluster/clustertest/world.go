@@ -76,8 +76,9 @@ type host struct {
 
 	// The container.
 	exists, up, paused, connected bool
-	stuck                         bool      // SIGKILL does not end it
-	throttledAt                   time.Time // zero: it is not
+	stuck                         bool          // SIGKILL does not end it
+	throttledAt                   time.Time     // zero: it is not
+	actions                       []node.Action // that its init knows, as it tells; nil: it does not tell
 	address                       string
 	startedAt, endedAt            time.Time
 	boot                          int // counts starts, so that what was planned before one is void
@@ -179,7 +180,7 @@ func NewWorld(nodes []cluster.Node, databases ...string) *World {
 		h := &host{
 			w: w, node: n, exists: true, up: true, ready: true, connected: true,
 			startedAt: time.Now(), boot: 1, free: 1 << 40, failing: map[node.Action]bool{},
-			settings: cluster.RoleSettings{ArchiveCommand: "/bin/true"},
+			settings: cluster.RoleSettings{ArchiveCommand: "/bin/true"}, actions: node.Actions,
 		}
 		h.newAddress()
 		h.status.State = node.StateWaiting
@@ -249,6 +250,12 @@ func (x *Host) Freeze() {
 // Throttle lets the container have nearly nothing of the processor from now on, as
 // the engine counts it. How slow its server is for that, a test says by its hook.
 func (x *Host) Throttle() { x.h.throttledAt = time.Now() }
+
+// Knows lets the node have an init of another version, that knows these actions.
+func (x *Host) Knows(actions ...node.Action) {
+	x.h.actions = actions
+	x.h.report(func(*node.Status) {})
+}
 
 // Unreadable makes the data volume unreadable from outside.
 func (x *Host) Unreadable(yes bool) { x.h.unreadable = yes }
@@ -646,5 +653,5 @@ func (h *host) startContainer() {
 
 func (h *host) report(f func(*node.Status)) {
 	f(&h.status)
-	h.status.At = time.Now().UTC()
+	h.status.At, h.status.Actions = time.Now().UTC(), h.actions
 }

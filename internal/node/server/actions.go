@@ -25,6 +25,10 @@ import (
 // carryOut does the order's action. That it is done is noted before the marker
 // goes, so that a stop between the two repeats nothing.
 func (n *Init) carryOut(ctx context.Context, o node.Order, lock *os.File) error {
+	do, err := n.action(o.Action)
+	if err != nil {
+		return err
+	}
 	if err := n.upstreamAnswers(ctx, o); err != nil {
 		return err
 	}
@@ -35,7 +39,7 @@ func (n *Init) carryOut(ctx context.Context, o node.Order, lock *os.File) error 
 	}
 	n.log.Info("action begins", "epoch", o.Epoch, "action", o.Action)
 	began := time.Now()
-	if err := n.action(o.Action)(ctx, o, lock); err != nil {
+	if err := do(ctx, o, lock); err != nil {
 		return fmt.Errorf("%s: %w", o.Action, err)
 	}
 	n.log.Info("action done", "epoch", o.Epoch, "action", o.Action, "duration_ms", time.Since(began).Milliseconds())
@@ -93,16 +97,18 @@ func reach(ctx context.Context, conninfo string) error {
 	return conn.Close(ctx)
 }
 
-func (n *Init) action(a node.Action) func(context.Context, node.Order, *os.File) error {
+func (n *Init) action(a node.Action) (func(context.Context, node.Order, *os.File) error, error) {
 	switch a {
 	case node.ActionInitDB:
-		return n.initDB
+		return n.initDB, nil
 	case node.ActionBaseBackup:
-		return n.baseBackup
+		return n.baseBackup, nil
 	case node.ActionRewind:
-		return n.rewind
+		return n.rewind, nil
+	case node.ActionDiscard:
+		return n.discard, nil
 	}
-	return n.discard
+	return nil, refuse("action %q is not known to this init", a)
 }
 
 // initDB makes a cluster with controld's roles in it.

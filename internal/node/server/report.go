@@ -26,6 +26,6 @@ func (r *report) update(change func(*node.Status)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.status)
-	r.status.At = time.Now().UTC()
+	r.status.At, r.status.Actions = time.Now().UTC(), node.Actions
 	return node.WriteStatus(r.dir, r.status)
 }
