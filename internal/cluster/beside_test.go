@@ -121,6 +121,10 @@ func TestBesideLongWork(t *testing.T) {
 				if h := l.now.m.Health(); h.Status != cluster.HealthDown || !strings.Contains(h.Do, "controld failover") {
 					l.t.Errorf("with a dead primary: %s %s: %s", h.Status, h.Reason, h.Do)
 				}
+				plan, err := l.now.m.Plan(context.Background(), cluster.FailoverRequest{CancelRunning: tt.cancelRunning})
+				if err != nil || plan.WouldRun != (!tt.busy || tt.kind == kindLoad) {
+					l.t.Errorf("the plan would run: %v, %v, %+v", plan.WouldRun, err, plan.Checks)
+				}
 				began := time.Now()
 				rec, err := l.now.m.Failover(context.Background(), cluster.FailoverRequest{CancelRunning: tt.cancelRunning}, test)
 				if errors.As(err, new(*operation.Busy)) != tt.busy {

@@ -49,6 +49,7 @@ type failoverState struct {
 	Targets      Targets      `json:"targets"`      // of the pooler, after
 	Back         Targets      `json:"back"`         // of the pooler, when undone
 	RejoinFirst  bool         `json:"rejoin_first"` // failback: To does not stream yet
+	Rejoin       rejoinState  `json:"rejoin"`       // then: how far it is brought back
 	MaxLoss      int64        `json:"max_loss"`
 	Synced       bool         `json:"synced"` // From had a synchronous standby
 
@@ -170,9 +171,16 @@ func (m *Manager) plan(ctx context.Context, kind string, r FailoverRequest) (Pla
 	defer f.sessions.closeAll()
 	var s failoverState
 	var prepared operation.Prepared
-	_, err := f.decide(ctx, &s)
+	decided, err := f.decide(ctx, &s)
 	if err == nil {
 		prepared, err = f.prepare(ctx, &s)
+	}
+	if prepared.Already == "" {
+		way := m.wayCheck(kind, decided, r.CancelRunning)
+		prepared.Checks = append(prepared.Checks, way)
+		if err == nil {
+			err = refusalOf([]operation.Check{way})
+		}
 	}
 	plan := Plan{Kind: kind, Mode: s.Mode, From: s.From, To: s.To, Checks: prepared.Checks, WouldRun: err == nil}
 	if s.Mode != "" && prepared.Already == "" {
@@ -186,6 +194,12 @@ func (m *Manager) plan(ctx context.Context, kind string, r FailoverRequest) (Pla
 		return plan, nil
 	}
 	return plan, err
+}
+
+// wayCheck says what would become of an operation that is in the way.
+func (m *Manager) wayCheck(kind string, d operation.Decision, cancelRunning bool) operation.Check {
+	what, busy := m.operations.InTheWay(kind, d, cancelRunning)
+	return check("nothing-in-the-way", busy == nil, "operation-running", nil, "%s", what)
 }
 
 func (m *Manager) failoverWork(kind string, r FailoverRequest) operation.Runnable {

@@ -80,7 +80,7 @@ func (f *failover) chooseMode(ctx context.Context, leader NodeState) (string, er
 	case errors.Is(t.err, ErrReadOnly): // it does not lead
 		return ModeEmergency, nil
 	case t.throttled > decideWithin/throttledPart:
-		return "", f.slow(leader, t, fmt.Sprintf("its container was held back by its limit of the processor for %s of that", round(t.throttled)))
+		return "", f.slow(leader, t, fmt.Sprintf("its container was held back by its limit of the processor for %s, all cores together", round(t.throttled)))
 	case t.knocked && t.wroteOpen:
 		return "", f.slow(leader, t, "it answers new connections, and a write over one that was open")
 	case starved:

@@ -459,20 +459,20 @@ func (r *rejoin) pointReaders(ctx context.Context, s *rejoinState) error {
 func (f *failover) rejoinSteps(s *failoverState) []operation.Step[failoverState] {
 	_, to := f.nodes(s)
 	r := &rejoin{m: f.m, node: to, sessions: sessionCache{servers: f.m.out.Servers}}
-	inner := rejoinState{Node: s.To, Leader: s.From, Method: MethodAuto}
 	var out []operation.Step[failoverState]
-	for _, st := range r.steps() {
+	for i, st := range r.steps() {
 		out = append(out, operation.Step[failoverState]{
 			Name: "rejoin: " + st.Name, Entry: st.Entry,
-			Do: func(ctx context.Context, _ *failoverState) error {
+			Do: func(ctx context.Context, s *failoverState) error {
 				defer r.sessions.closeAll()
-				if inner.Rung == "" && st.Name == "reserve slot" {
-					if p, err := r.prepare(ctx, &inner); err != nil || p.Already != "" {
-						inner.Rung = p.Already
+				if i == 0 || s.Rejoin.Node == "" { // an earlier version did not journal it
+					p, err := r.prepare(ctx, &s.Rejoin)
+					if err != nil {
 						return err
 					}
+					s.Rejoin.Rung = p.Already
 				}
-				return st.Do(ctx, &inner)
+				return st.Do(ctx, &s.Rejoin)
 			},
 		})
 	}

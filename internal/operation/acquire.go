@@ -192,6 +192,28 @@ func (m *Manager) await(r *run, other Record, w *waiting, began func()) error {
 	return context.Cause(r.ctx)
 }
 
+// InTheWay says how what a person asks for would be answered now by an operation that
+// excludes it: nothing is in the way; why it would be refused, as a *Busy; or what
+// would be done about it.
+func (m *Manager) InTheWay(kind string, d Decision, cancelRunning bool) (what string, refusal *Busy) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	req := request{kind: kind, mode: d.Mode, by: Person, facts: d.Facts, cancelRunning: cancelRunning}
+	running, answer, within := m.hindranceLocked(req, m.table.row(kind, d.Mode), &waiting{})
+	switch {
+	case running == nil:
+		return "no other operation is in the way", nil
+	case answer == AnswerWait && within > 0:
+		return fmt.Sprintf("%s %s would be waited for, %s at the most", running.Kind, running.ID, within), nil
+	case answer == AnswerWait:
+		return fmt.Sprintf("%s %s would be waited for", running.Kind, running.ID), nil
+	case answer == AnswerCancel:
+		return fmt.Sprintf("%s %s would be cancelled", running.Kind, running.ID), nil
+	}
+	busy := m.busy(*running)
+	return busy.Error(), busy
+}
+
 // A holder is what holds claims: a run, or what another process left open.
 type holder struct {
 	record Record
