@@ -208,3 +208,22 @@ func TestASlowPlannedFailoverIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// Two ask at once, and one of them needs long to see that the primary hangs: what the
+// other has moved meanwhile is not moved back.
+func TestASecondRequestMovesNothingBack(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		d := l.counted(busyServer{node: first, login: never, question: never, answer: never}.hook)
+		slow := make(chan error, 1)
+		go func() {
+			_, err := d.m.Failover(context.Background(), cluster.FailoverRequest{}, test)
+			slow <- err
+		}()
+		time.Sleep(500 * time.Millisecond)
+		l.want(failover(l, cluster.FailoverRequest{Mode: cluster.ModeEmergency}), operation.Succeeded)
+		if err := <-slow; err == nil {
+			t.Error("the second has moved something too")
+		}
+		l.leads(second)
+	})
+}

@@ -77,7 +77,9 @@ type failover struct {
 	kind     string
 	req      FailoverRequest
 	sessions sessionCache
-	seen     View  // when the mode was decided
+	seen     View   // when the mode was decided
+	asked    string // who led when that was decided first
+	tried    verdict
 	primary  *pace // of the primary, as auto has measured it
 	lease    *pauseLease
 	holds    []string // see entries
@@ -265,6 +267,13 @@ func (f *failover) decide(ctx context.Context, s *failoverState) (operation.Deci
 		return d, err
 	}
 	d.Mode = s.Mode
+	if f.asked == "" {
+		f.asked = s.From
+	}
+	if f.kind == KindFailover && f.asked != s.From { // another one has moved it since
+		return d, operation.Refuse("unexpected-primary", map[string]any{"primary": s.From, "expected_primary": f.asked},
+			"%s led when this was asked for, %s leads now, after another operation; nothing was done", f.asked, s.From)
+	}
 	return d, nil
 }
 

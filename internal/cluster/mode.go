@@ -71,6 +71,28 @@ func (f *failover) chooseMode(ctx context.Context, leader NodeState) (string, er
 	if leader.Dead() || leader.Container.Paused {
 		return ModeEmergency, nil
 	}
+	if f.tried.holds(leader.Node.Name) { // decided anew after a wait: it is not tried for 5 s again
+		return f.tried.mode, nil
+	}
+	mode, err := f.tryMode(ctx, leader)
+	if err == nil {
+		f.tried = verdict{node: leader.Node.Name, mode: mode, at: time.Now()}
+	}
+	return mode, err
+}
+
+// A verdict is the mode that a primary's answers have led to.
+type verdict struct {
+	node, mode string
+	at         time.Time
+}
+
+// verdictHolds is how long what a server answered counts.
+const verdictHolds = 10 * time.Second
+
+func (v verdict) holds(node string) bool { return v.node == node && time.Since(v.at) < verdictHolds }
+
+func (f *failover) tryMode(ctx context.Context, leader NodeState) (string, error) {
 	t := f.m.tryWrites(ctx, leader.Node)
 	late, starved := f.m.late.starved()
 	switch {

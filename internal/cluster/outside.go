@@ -135,9 +135,10 @@ type Session interface {
 
 // A Copy is a base backup on its way, as pg_stat_progress_basebackup shows it.
 type Copy struct {
-	Phase string // in PostgreSQL's words, such as "streaming database files"
-	Sent  int64  // bytes
-	Total int64  // bytes, the server's estimate; 0: not known
+	Address string // of who receives it
+	Phase   string // in PostgreSQL's words, such as "streaming database files"
+	Sent    int64  // bytes
+	Total   int64  // bytes, the server's estimate; 0: not known
 }
 
 // A Position is where a server stands in the WAL.

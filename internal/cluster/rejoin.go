@@ -337,8 +337,10 @@ func (r *rejoin) baseBackup(ctx context.Context, s *rejoinState) error {
 		return fmt.Errorf("rewind: %s; try controld rejoin %s --method basebackup", s.Failure, s.Node)
 	}
 	o := node.Order{Action: node.ActionBaseBackup, Upstream: upstream(r.leader(s)), Slot: r.node.Slot()}
-	if err := r.orderStandby(ctx, s, o); err != nil {
-		return err
+	if !r.copying(ctx, s, o) {
+		if err := r.orderStandby(ctx, s, o); err != nil {
+			return err
+		}
 	}
 	copying, cancel := context.WithCancel(ctx)
 	var telling sync.WaitGroup
@@ -354,15 +356,30 @@ func (r *rejoin) baseBackup(ctx context.Context, s *rejoinState) error {
 	return nil
 }
 
+// copying reports whether the init is at this very copy already, ordered by a controld
+// that has ended since, or by an operation that was cancelled: it may have taken hours.
+func (r *rejoin) copying(ctx context.Context, s *rejoinState, o node.Order) bool {
+	ordered, err := r.m.out.Volumes.Order(r.node)
+	if err != nil || ordered.Action != o.Action || ordered.Upstream == nil || *ordered.Upstream != *o.Upstream || ordered.Slot != o.Slot {
+		return false
+	}
+	status, err := r.m.out.Volumes.Status(r.node)
+	return err == nil && status.Epoch == ordered.Epoch && status.State == node.StateWorking && r.gone(ctx, r.leader(s)) == ""
+}
+
 // tellCopy reports how far the copy is, by what its sender says, until ctx ends.
 // Where that cannot be asked nothing is told.
 func (r *rejoin) tellCopy(ctx context.Context, leader Node) {
 	sessions := sessionCache{servers: r.m.out.Servers}
 	defer sessions.closeAll()
 	for sleep(ctx, time.Second) == nil {
+		address := r.m.address(ctx, r.node)
 		_ = sessions.with(ctx, leader, func(session Session) error {
 			copies, err := session.Copies(ctx)
-			for _, c := range copies {
+			// Others may be made at the same time, by other tools.
+			at := slices.IndexFunc(copies, func(c Copy) bool { return c.Address == address })
+			if at >= 0 {
+				c := copies[at]
 				operation.Report(ctx, operation.Progress{Phase: c.Phase, Done: c.Sent, Total: c.Total, Unit: "bytes"})
 			}
 			return err

@@ -35,7 +35,7 @@ func TestALongOperation(t *testing.T) {
 	}
 
 	p := c.refused("/nodes/postgres_slave/rejoin", map[string]any{"method": "basebackup"}, 409, "operation-running")
-	if p.Numbers["operation"] != first.ID || !strings.Contains(p.Detail, "With cancel_running it is cancelled first: the node stays as it is") {
+	if p.Operation == nil || p.Operation.ID != first.ID || !strings.Contains(p.Detail, "With cancel_running it is cancelled first: the node stays as it is") {
 		t.Errorf("refused: %+v", p)
 	}
 	a := c.call("admin", "POST", "/nodes/postgres_slave/rejoin", map[string]any{"method": "basebackup", "cancel_running": true}, "Prefer", "respond-async")
@@ -46,15 +46,40 @@ func TestALongOperation(t *testing.T) {
 	c.endsAs(first.ID, "cancelled")
 
 	c.progressOf(second.ID)
+	ordered := c.ordered("postgres_slave")
 	began := time.Now()
 	c.docker("stop", c.Container("controld"))
 	t.Logf("controld stopped within %s beside a copy", time.Since(began).Round(100*time.Millisecond))
 	c.docker("start", c.Container("controld"))
-	c.progressOf(second.ID)
+	if c.progressOf(second.ID); c.ordered("postgres_slave") != ordered {
+		t.Error("the copy was ordered anew, and begun from nothing")
+	}
 	quick()
 	c.endsAs(second.ID, "succeeded")
 	c.waitOK(time.Minute)
 	c.sameRows("bulk")
+}
+
+// ordered is the epoch of the node's order.
+func (c *cluster) ordered(name string) float64 {
+	c.t.Helper()
+	var all struct {
+		Nodes []struct {
+			Name  string
+			Order struct{ Epoch float64 }
+		}
+	}
+	a := c.call("viewer", "GET", "/cluster", nil)
+	if err := json.Unmarshal(a.Body, &all); err != nil {
+		c.t.Fatal(err)
+	}
+	for _, n := range all.Nodes {
+		if n.Name == name && n.Order.Epoch > 0 {
+			return n.Order.Epoch
+		}
+	}
+	c.t.Fatalf("%s has no order: %s", name, a.Body)
+	return 0
 }
 
 type progress struct {

@@ -23,35 +23,39 @@ type Decision struct {
 
 // acquire decides the mode and takes what the operation claims, all or nothing.
 // While it waits for another it holds nothing, so nothing can wait in a ring; and
-// what was decided before a wait is decided anew after it. began is called when it
+// what was decided before something has ended is decided anew. began is called when it
 // waits for as long as it takes.
 func (m *Manager) acquire(r *run, work Runnable, began func()) error {
-	w := waiting{yielded: map[string]bool{}}
-	for disturbed := 0; disturbed < decideAtMost; {
+	w := waiting{since: map[string]time.Time{}, cancelled: map[string]time.Time{}}
+	for stale := 0; stale < decideAtMost; {
 		before := m.releasesSeen()
 		req, refusal := m.decide(r, work)
 		if err := context.Cause(r.ctx); err != nil {
 			return err
 		}
-		hindrance, answer, taken := m.take(r, req, before, &w, refusal != nil)
-		switch {
-		case taken:
+		if m.releasesSeen() != before {
+			stale++ // what has ended may have changed what was seen
+			continue
+		}
+		obstacles, taken := m.take(r, req, before, &w, refusal != nil)
+		if taken {
 			return nil
-		case refusal != nil && (hindrance == nil || answer == AnswerCancel):
+		}
+		var err error
+		switch first := first(obstacles); {
+		case refusal != nil && (first == nil || first.answer == AnswerCancel):
 			return refusal // and nothing that runs is the reason
-		case hindrance == nil: // something has ended since the decision
-			disturbed++
-		case answer == AnswerRefuse:
-			return m.busy(*hindrance)
-		case answer == AnswerCancel && !w.yielded[hindrance.ID]:
-			w.yielded[hindrance.ID] = true
-			if err := m.cancelFor(r, *hindrance); err != nil {
-				return err
-			}
+		case first == nil: // something has ended just now
+			stale++
+		case first.answer == AnswerRefuse:
+			return m.busy(first.record)
+		case first.answer == AnswerCancel:
+			err = m.cancelAll(r, obstacles, &w)
 		default:
-			if err := m.await(r, *hindrance, &w, began); err != nil {
-				return err
-			}
+			err = m.await(r, *first, began)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return Refuse("operation-running", nil, "other operations have begun and ended all the time; try again")
@@ -59,9 +63,28 @@ func (m *Manager) acquire(r *run, work Runnable, began func()) error {
 
 // waiting is one operation's wait for its claims.
 type waiting struct {
-	began   time.Time     // when something was first in its way
-	limit   time.Duration // of the rule that it waits by; 0: none
-	yielded map[string]bool
+	since     map[string]time.Time // an operation was first in its way
+	cancelled map[string]time.Time // one was cancelled for its sake
+}
+
+// An obstacle is an operation that excludes a request, and how it answers.
+type obstacle struct {
+	record Record
+	answer Answer
+	limit  time.Duration // of AnswerWait, what is left of it; 0: none
+}
+
+// first is what decides: what refuses, since nothing is cancelled for what is refused
+// anyway; then what is cancelled; then what is waited for.
+func first(obstacles []obstacle) *obstacle {
+	for _, answer := range []Answer{AnswerRefuse, AnswerCancel, AnswerWait} {
+		for i := range obstacles {
+			if obstacles[i].answer == answer {
+				return &obstacles[i]
+			}
+		}
+	}
+	return nil
 }
 
 func (m *Manager) decide(r *run, work Runnable) (request, error) {
@@ -73,76 +96,76 @@ func (m *Manager) decide(r *run, work Runnable) (request, error) {
 		r.e.Record.Mode = d.Mode
 	}
 	rec := r.e.Record
-	return request{kind: rec.Kind, mode: rec.Mode, by: rec.CallerKind, facts: d.Facts, cancelRunning: r.cancelRunning}, err
+	return request{kind: rec.Kind, mode: rec.Mode, by: rec.CallerKind, facts: d.Facts, cancelRunning: r.e.CancelRunning}, err
 }
 
-// releasesSeen counts the operations whose claims have ended.
+// releasesSeen counts how often claims have ended.
 func (m *Manager) releasesSeen() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.releases
 }
 
-// take takes the claims where nothing excludes them. Otherwise it returns what does,
-// and how that answers; neither where something has ended since before, or where it
-// is only to look.
-func (m *Manager) take(r *run, req request, before uint64, w *waiting, look bool) (hindrance *Record, answer Answer, taken bool) {
+// take takes the claims where nothing excludes them and nothing has ended since before;
+// not where it is only to look. Otherwise it returns what is in the way.
+func (m *Manager) take(r *run, req request, before uint64, w *waiting, look bool) (obstacles []obstacle, taken bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	row := m.table.row(req.kind, req.mode)
-	hindrance, answer, w.limit = m.hindranceLocked(req, row, w)
-	switch {
-	case hindrance != nil:
-		return hindrance, answer, false
-	case look || m.releases != before:
-		return nil, "", false
+	obstacles = m.obstaclesLocked(req, row, w)
+	if len(obstacles) > 0 || look || m.releases != before {
+		return obstacles, false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.held, r.e.Waiting, r.e.Record.WaitsFor = &row, false, ""
-	return nil, "", true
+	r.held, r.e.Record.WaitsFor = &row, ""
+	return nil, true
 }
 
-// hindranceLocked is what excludes a request, the one that refuses it first: nothing
-// is cancelled for what is refused anyway.
-func (m *Manager) hindranceLocked(req request, row Row, w *waiting) (hindrance *Record, answer Answer, limit time.Duration) {
+// obstaclesLocked is what excludes a request, with the answer of each.
+func (m *Manager) obstaclesLocked(req request, row Row, w *waiting) (out []obstacle) {
 	for _, h := range m.holdersLocked() {
 		if !row.excludes(h.row) {
 			continue
 		}
-		got, within := h.row.answers(req, h.record)
-		if got == AnswerCancel {
-			within = yieldDeadline
+		id := h.record.ID
+		if w.since[id].IsZero() {
+			w.since[id] = time.Now()
 		}
-		if w.began.IsZero() {
-			w.began = time.Now()
+		answer, left := h.row.answers(req, h.record)
+		from := w.since[id]
+		if at, cancelled := w.cancelled[id]; cancelled {
+			answer, left, from = AnswerWait, yieldDeadline, at // it is on its way
 		}
-		if within > 0 && time.Since(w.began) >= within {
-			got = AnswerRefuse
+		if answer == AnswerWait && left > 0 {
+			if left -= time.Since(from); left <= 0 {
+				answer = AnswerRefuse
+			}
 		}
-		if got == AnswerRefuse && h.row.mayCancel(req) && !w.yielded[h.record.ID] {
-			got = AnswerCancel
+		if _, cancelled := w.cancelled[id]; answer == AnswerRefuse && h.row.mayCancel(req) && !cancelled {
+			answer = AnswerCancel
 		}
-		if hindrance == nil || got == AnswerRefuse {
-			hindrance, answer, limit = &h.record, got, within
-		}
-		if got == AnswerRefuse {
-			break
-		}
+		out = append(out, obstacle{h.record, answer, left})
 	}
-	return hindrance, answer, limit
+	return out
 }
 
 // refusedAnyLocked is what refuses a request in whatever mode it is decided for: a
 // decision of seconds is not made in vain.
-func (m *Manager) refusedAnyLocked(req request) *Record {
-	row := m.table.row(req.kind, "")
-	for _, h := range m.holdersLocked() {
-		if row.excludes(h.row) && !h.row.mayAnswer(req, h.record) && !h.row.mayCancel(req) {
-			return &h.record
+func (m *Manager) refusedAnyLocked(req request) (refusing *Record) {
+	for _, row := range m.table.rows(req.kind) {
+		refusing = nil
+		for _, h := range m.holdersLocked() {
+			if row.excludes(h.row) && !h.row.mayAnswer(req, h.record) && !h.row.mayCancel(req) {
+				refusing = &h.record
+				break
+			}
+		}
+		if refusing == nil {
+			return nil
 		}
 	}
-	return nil
+	return refusing
 }
 
 func (m *Manager) busy(running Record) *Busy {
@@ -150,27 +173,35 @@ func (m *Manager) busy(running Record) *Busy {
 	return &Busy{Running: running, CancelCosts: row.CancelCosts}
 }
 
-// cancelFor ends another operation for r's sake, and waits until its claims end.
-func (m *Manager) cancelFor(r *run, other Record) error {
+// cancelAll ends what gives way to r, and waits until its claims end.
+func (m *Manager) cancelAll(r *run, obstacles []obstacle, w *waiting) error {
 	ctx, cancel := context.WithTimeout(r.ctx, yieldDeadline)
 	defer cancel()
-	r.log.Info("operation gives way", "to", r.id, "which", other.ID, "kind", other.Kind)
-	why := &cancelled{fmt.Sprintf("cancelled: it gave way to %s %s", r.snapshot().Kind, r.id)}
-	if _, err := m.cancel(ctx, other.ID, why); err != nil && !errors.Is(err, ErrEnded) {
-		return fmt.Errorf("cancel %s %s: %w", other.Kind, other.ID, err)
+	for _, o := range obstacles {
+		if o.answer != AnswerCancel {
+			continue
+		}
+		other := o.record
+		w.cancelled[other.ID] = time.Now()
+		r.log.Info("another operation gives way", "other", other.ID, "other_kind", other.Kind)
+		why := &cancelled{fmt.Sprintf("cancelled: it gave way to %s %s", r.snapshot().Kind, r.id)}
+		if _, err := m.cancel(ctx, other.ID, why); err != nil && !errors.Is(err, ErrEnded) && ctx.Err() == nil {
+			return fmt.Errorf("cancel %s %s: %w", other.Kind, other.ID, err)
+		}
 	}
 	return context.Cause(r.ctx)
 }
 
 // await waits until any claims end, the rule's limit has passed, or r has ended.
-func (m *Manager) await(r *run, other Record, w *waiting, began func()) error {
-	if w.limit == 0 && !r.waitJournalled() {
+func (m *Manager) await(r *run, o obstacle, began func()) error {
+	other := o.record
+	if o.limit == 0 && !r.waitJournalled() {
 		if err := r.waits(other.ID); err != nil {
 			return err
 		}
 		began()
 	}
-	r.change("operation", "", func(e *entry) { e.Record.WaitsFor = other.ID })
+	r.change(EventOperation, "", func(e *entry) { e.Record.WaitsFor = other.ID })
 	m.mu.Lock()
 	changed := m.changed
 	still := slices.ContainsFunc(m.holdersLocked(), func(h holder) bool { return h.record.ID == other.ID })
@@ -179,8 +210,8 @@ func (m *Manager) await(r *run, other Record, w *waiting, began func()) error {
 		return nil
 	}
 	var limit <-chan time.Time
-	if w.limit > 0 {
-		timer := time.NewTimer(max(0, w.limit-time.Since(w.began)))
+	if o.limit > 0 {
+		timer := time.NewTimer(o.limit)
 		defer timer.Stop()
 		limit = timer.C
 	}
@@ -199,18 +230,20 @@ func (m *Manager) InTheWay(kind string, d Decision, cancelRunning bool) (what st
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	req := request{kind: kind, mode: d.Mode, by: Person, facts: d.Facts, cancelRunning: cancelRunning}
-	running, answer, within := m.hindranceLocked(req, m.table.row(kind, d.Mode), &waiting{})
-	switch {
-	case running == nil:
+	o := first(m.obstaclesLocked(req, m.table.row(kind, d.Mode), &waiting{since: map[string]time.Time{}}))
+	if o == nil {
 		return "no other operation is in the way", nil
-	case answer == AnswerWait && within > 0:
-		return fmt.Sprintf("%s %s would be waited for, %s at the most", running.Kind, running.ID, within), nil
-	case answer == AnswerWait:
+	}
+	running := o.record
+	switch {
+	case o.answer == AnswerWait && o.limit > 0:
+		return fmt.Sprintf("%s %s would be waited for, %s at the most", running.Kind, running.ID, o.limit.Round(time.Second)), nil
+	case o.answer == AnswerWait:
 		return fmt.Sprintf("%s %s would be waited for", running.Kind, running.ID), nil
-	case answer == AnswerCancel:
+	case o.answer == AnswerCancel:
 		return fmt.Sprintf("%s %s would be cancelled", running.Kind, running.ID), nil
 	}
-	busy := m.busy(*running)
+	busy := m.busy(running)
 	return busy.Error(), busy
 }
 
@@ -243,7 +276,7 @@ func (m *Manager) Holding(x Resource) []Record {
 	defer m.mu.Unlock()
 	var out []Record
 	for _, h := range m.holdersLocked() {
-		if m.table.Holds(h.record, x) {
+		if slices.Contains(h.row.Exclusive, x) {
 			out = append(out, h.record)
 		}
 	}

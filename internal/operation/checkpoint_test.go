@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,7 +37,7 @@ func TestCheckpoint(t *testing.T) {
 			}}}
 			rec := b.begin(kindAgain, s)
 			b.crash(func() { close(gone) })
-			if err := b.m.tidy(Retention{}); err != nil { // nothing of an open one is forgotten
+			if err := b.m.tidy(context.Background(), Retention{}); err != nil { // nothing of an open one is forgotten
 				t.Error(err)
 			}
 			next := &script{policy: Work[scriptState]{Forward: true}, do: map[string]func(context.Context) error{"b": func(ctx context.Context) error {
@@ -102,12 +104,12 @@ func TestCheckpointOfACleanup(t *testing.T) {
 func TestCheckpointsRestWhileClientsAreHeld(t *testing.T) {
 	onSorts(t, func(b *bench) {
 		resume := make(chan struct{})
-		var began, kept time.Time
+		waits := make(chan time.Duration, 1)
 		s := &script{do: map[string]func(context.Context) error{"b": func(ctx context.Context) error {
 			time.Sleep(time.Second)
-			began = time.Now()
+			began := time.Now()
 			err := SaveCheckpoint(ctx, "rows", here, mark{1})
-			kept = time.Now()
+			waits <- time.Since(began)
 			return err
 		}}}
 		b.begin("protect", s)
@@ -125,7 +127,7 @@ func TestCheckpointsRestWhileClientsAreHeld(t *testing.T) {
 		}
 		time.AfterFunc(5*time.Second, func() { close(resume) })
 		time.Sleep(time.Minute)
-		if waited := kept.Sub(began); waited < 3900*time.Millisecond || waited > 5*time.Second {
+		if waited := <-waits; waited < 3900*time.Millisecond || waited > 5*time.Second {
 			t.Errorf("kept after %s", waited)
 		}
 	})
@@ -147,10 +149,10 @@ func TestRetention(t *testing.T) {
 				t.Fatal(err)
 			}
 			ids = append(ids, rec.ID)
-			time.Sleep(time.Hour)
+			time.Sleep(10 * time.Hour)
 		}
 		audit := func(keep Retention) int {
-			if err := b.m.tidy(keep); err != nil {
+			if err := b.m.tidy(context.Background(), keep); err != nil {
 				t.Error(err)
 			}
 			recs, _, err := b.m.List(Filter{Limit: 100})
@@ -162,7 +164,7 @@ func TestRetention(t *testing.T) {
 		for _, tt := range []struct {
 			keep Retention
 			left int
-		}{{Retention{}, 10}, {Retention{Count: 8}, 9}, {Retention{Count: 100, For: 6*time.Hour + time.Minute}, 7}, {Retention{Count: 3, For: time.Hour * 24}, 4}} {
+		}{{Retention{}, 10}, {Retention{Count: 8}, 9}, {Retention{Count: 100, For: 60*time.Hour + time.Minute}, 7}, {Retention{Count: 3, For: time.Hour * 24 * 30}, 4}} {
 			if left := audit(tt.keep); left != tt.left {
 				t.Errorf("%+v leaves %d, want %d", tt.keep, left, tt.left)
 			}
@@ -197,4 +199,47 @@ func TestAnUnreadableRecord(t *testing.T) {
 			t.Errorf("%+v", bad)
 		}
 	})
+}
+
+// What an idempotency key is bound to is not forgotten while it binds.
+func TestRetentionKeepsWhatKeysAreBoundTo(t *testing.T) {
+	onBench(t, func(b *bench) {
+		spec := Spec{Kind: "rejoin", Caller: Caller{Name: "t", Idempotency: &Idempotency{Key: "k"}}}
+		first, err := b.m.Start(context.Background(), spec, (&script{}).work())
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for range 5 {
+			b.run(&script{})
+			synctest.Wait()
+		}
+		time.Sleep(23 * time.Hour)
+		if err := b.m.tidy(context.Background(), Retention{Count: 1, For: time.Hour}); err != nil {
+			t.Error(err)
+		}
+		if rec, err := b.m.Start(context.Background(), spec, (&script{}).work()); err != nil || rec.ID != first.ID {
+			t.Errorf("asked again: %s, %v, want %s", rec.ID, err, first.ID)
+		}
+	})
+}
+
+// A broken file of checkpoints is set aside: they are hints.
+func TestABrokenCheckpointFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, CheckpointFile)
+	if err := os.WriteFile(path, []byte("no database at all"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, err := OpenJournal(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if err := j.saveCheckpoint("x", "y", checkpoint{}); err != nil || j.setAside == nil {
+		t.Errorf("%v, set aside for %v", err, j.setAside)
+	}
+	if _, err := os.Stat(path + ".broken"); err != nil {
+		t.Error(err)
+	}
 }

@@ -111,12 +111,24 @@ func (t Table) checkCleanup(row Row) error {
 	if at < 0 {
 		return fmt.Errorf("table of claims: %q is loose, and no row says what its cleanup claims", row.Kind)
 	}
-	for _, x := range slices.Concat(t[at].Exclusive, t[at].Shared) {
-		if !slices.Contains(row.Exclusive, x) && !slices.Contains(row.Shared, x) {
-			return fmt.Errorf("table of claims: the cleanup of %q claims %s, which %q does not", row.Kind, x, row.Kind)
+	for i, x := range slices.Concat(t[at].Exclusive, t[at].Shared) {
+		shared := i >= len(t[at].Exclusive) && slices.Contains(row.Shared, x)
+		if !slices.Contains(row.Exclusive, x) && !shared {
+			return fmt.Errorf("table of claims: the cleanup of %q claims %s, which %q does not, or not for itself", row.Kind, x, row.Kind)
 		}
 	}
 	return nil
+}
+
+// rows are those of a kind, one for each of its modes that have one of their own.
+func (t Table) rows(kind string) []Row {
+	var out []Row
+	for _, r := range t {
+		if r.Kind == kind {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 func (t Table) has(kind string) bool {

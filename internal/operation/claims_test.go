@@ -449,3 +449,173 @@ func TestCallersOfAnEarlierVersion(t *testing.T) {
 		}
 	})
 }
+
+// Cancelled while it ends by itself, it has ended once: it has succeeded and nothing
+// is cleaned up, or it was let go and its clean-up does that.
+func TestLetGoBesideItsEnd(t *testing.T) {
+	b := &bench{t: t, dir: t.TempDir(), table: sorts}
+	b.open()
+	defer b.close()
+	ends := map[State]int{}
+	for i := range 60 {
+		s := &script{}
+		b.build = func(Record, json.RawMessage) (Runnable, error) { return s.work(), nil }
+		at, done := make(chan string, 1), make(chan struct{})
+		s.do = map[string]func(context.Context) error{"e": func(context.Context) error {
+			id := <-at
+			go func() {
+				_, _ = b.m.Cancel(context.Background(), id, Caller{Name: "t"})
+				close(done)
+			}()
+			time.Sleep(time.Duration(i%20) * 20 * time.Microsecond)
+			return nil
+		}}
+		s.past = yes
+		rec, err := b.start(kindCopy, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at <- rec.ID
+		if rec, err = b.m.Wait(context.Background(), rec.ID); err != nil {
+			t.Fatal(err)
+		}
+		<-done
+		if rec, err = b.m.Get(rec.ID); err != nil || rec.Open() {
+			t.Fatalf("%+v, %v", rec, err)
+		}
+		ends[rec.State]++
+		if kept, err := b.j.get(rec.ID); err != nil || kept.Record.State != rec.State {
+			t.Fatalf("the journal says %s, %v", kept.Record.State, err)
+		}
+		if (rec.FollowedBy != "") != (rec.State == Cancelled) {
+			t.Fatalf("%s, and cleaned up by %q", rec.State, rec.FollowedBy)
+		}
+		if rec.FollowedBy != "" {
+			if _, err := b.m.Wait(context.Background(), rec.FollowedBy); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Logf("ended as %v", ends)
+}
+
+// A clean-up never acts beside the step that has not returned: a stop leaves it to the
+// next process.
+func TestACleanupNeverRunsBesideTheStep(t *testing.T) {
+	onSorts(t, func(b *bench) {
+		s := &script{do: map[string]func(context.Context) error{"b": func(context.Context) error { time.Sleep(20 * time.Second); return nil }}}
+		b.build = func(Record, json.RawMessage) (Runnable, error) { return s.work(), nil }
+		rec := b.begin(kindCopy, s)
+		rec, err := b.m.Cancel(context.Background(), rec.ID, Caller{Name: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if err := b.m.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+		if strings.Contains(s.trace(), "undo") {
+			t.Errorf("cleaned up beside the step: %s", s.trace())
+		}
+		if e, err := b.j.get(rec.FollowedBy); err != nil || !e.Record.Open() {
+			t.Errorf("the clean-up: %+v, %v", e.Record, err)
+		}
+		b.crash(func() {})
+		next := &script{}
+		if rec := b.resume(next); rec.State != Succeeded || !strings.HasSuffix(next.trace(), undoOfC) {
+			t.Errorf("%s after %q", rec.State, next.trace())
+		}
+	})
+}
+
+// A clean-up that another version has left has other steps.
+func TestACleanupOfAnotherVersion(t *testing.T) {
+	onSorts(t, func(b *bench) {
+		rec := Record{ID: "x", Kind: KindCleanup, Mode: kindCopy, State: Running, Follows: "y", Steps: []StepRecord{{Name: "old"}}}
+		if err := b.j.put(entry{Record: rec, State: json.RawMessage(`{}`)}); err != nil {
+			t.Fatal(err)
+		}
+		b.crash(func() {})
+		s := &script{}
+		b.build = func(Record, json.RawMessage) (Runnable, error) { return s.work(), nil }
+		if err := b.m.Resume(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if b.state("x") != Succeeded || !strings.HasSuffix(s.trace(), undoOfC) {
+			t.Errorf("%s after %q", b.state("x"), s.trace())
+		}
+	})
+}
+
+// All that gives way is cancelled at once, however long the decision takes.
+func TestSeveralGiveWay(t *testing.T) {
+	onSorts(t, func(b *bench) {
+		var running []Record
+		for _, kind := range []string{"rejoin", "protect"} {
+			rec, err := b.m.Start(context.Background(), Spec{Kind: kind, Caller: Caller{Name: "controld", Kind: Daemon}}, holding().work())
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = append(running, rec)
+		}
+		s := &script{policy: Work[scriptState]{Decide: func(context.Context, *scriptState) (Decision, error) {
+			time.Sleep(6 * time.Second)
+			return Decision{Mode: "emergency"}, nil
+		}}}
+		if rec := b.run(s); rec.State != Succeeded {
+			t.Errorf("%s %+v", rec.State, rec.Problem)
+		}
+		for _, rec := range running {
+			if got := b.state(rec.ID); got != Cancelled {
+				t.Errorf("%s is %s", rec.Kind, got)
+			}
+		}
+	})
+}
+
+// What had not begun when controld stopped leaves no trace, and its key is free.
+func TestStopBeforeItBegins(t *testing.T) {
+	onSorts(t, func(b *bench) {
+		s := &script{policy: Work[scriptState]{Decide: func(ctx context.Context, _ *scriptState) (Decision, error) {
+			<-ctx.Done()
+			return Decision{}, ctx.Err()
+		}}}
+		spec := Spec{Kind: "failover", Caller: Caller{Name: "t", Idempotency: &Idempotency{Key: "k", Caller: "t"}}}
+		time.AfterFunc(time.Second, func() {
+			if err := b.m.Stop(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		if _, err := b.m.Start(context.Background(), spec, s.work()); !errors.Is(err, ErrStopping) {
+			t.Errorf("%v", err)
+		}
+		synctest.Wait()
+		b.crash(func() {})
+		if recs, _, err := b.m.List(Filter{}); err != nil || len(recs) > 0 {
+			t.Errorf("%+v, %v", recs, err)
+		}
+		if rec, err := b.m.Start(context.Background(), spec, (&script{}).work()); err != nil || rec.State == Refused {
+			t.Errorf("asked again: %s, %v", rec.State, err)
+		}
+	})
+}
+
+// Cancelled while it is checked, it has touched nothing, and says so.
+func TestCancelledBeforeItBegins(t *testing.T) {
+	onSorts(t, func(b *bench) {
+		s := &script{policy: Work[scriptState]{Prepare: func(ctx context.Context, _ *scriptState) (Prepared, error) {
+			<-ctx.Done()
+			return Prepared{}, Refuse("no-primary", nil, "nobody answered")
+		}}}
+		time.AfterFunc(time.Second, func() {
+			if _, err := b.m.Cancel(context.Background(), b.m.Open()[0].ID, Caller{Name: "t"}); err != nil {
+				t.Error(err)
+			}
+		})
+		rec, err := b.start("failover", s)
+		if rec.State != Cancelled || err == nil || !strings.Contains(err.Error(), "nothing was touched") || s.trace() != "" {
+			t.Errorf("%s %v after %q", rec.State, err, s.trace())
+		}
+	})
+}

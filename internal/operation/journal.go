@@ -20,6 +20,8 @@ import (
 type Journal struct {
 	db          *bbolt.DB
 	checkpoints *bbolt.DB
+	// setAside says why the checkpoints begin anew; nil: they do not.
+	setAside error
 }
 
 var (
@@ -46,11 +48,10 @@ func OpenJournal(dir string) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	checkpoints, err := openFile(filepath.Join(dir, CheckpointFile))
-	if err != nil {
+	j := &Journal{db: db}
+	if err := j.openCheckpoints(filepath.Join(dir, CheckpointFile)); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	j := &Journal{db: db, checkpoints: checkpoints}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketOperations, bucketOpen, bucketKeys, bucketFacts} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
@@ -65,10 +66,27 @@ func OpenJournal(dir string) (*Journal, error) {
 	return j, nil
 }
 
+// openCheckpoints begins them anew where their file is broken: they are hints, and
+// their loss must not keep controld from starting.
+func (j *Journal) openCheckpoints(path string) (err error) {
+	if j.checkpoints, err = openFile(path); err == nil || errors.Is(err, errTakenFile) {
+		return err
+	}
+	j.setAside = err
+	if err := os.Rename(path, path+".broken"); err != nil {
+		return errors.Join(j.setAside, err)
+	}
+	j.checkpoints, err = openFile(path)
+	return err
+}
+
+// errTakenFile: another process has the file open.
+var errTakenFile = errors.New("another controld has it open")
+
 func openFile(path string) (*bbolt.DB, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("open journal %s: another controld has it open", path)
+		return nil, fmt.Errorf("open journal %s: %w", path, errTakenFile)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
@@ -89,6 +107,9 @@ type entry struct {
 	Undoing string `json:"undoing,omitempty"`
 	// Waiting: it holds nothing and has begun nothing.
 	Waiting bool `json:"waiting,omitempty"`
+	// Key and CancelRunning are of the request, for one that goes on waiting.
+	Key           *Idempotency `json:"key,omitempty"`
+	CancelRunning bool         `json:"cancel_running,omitempty"`
 }
 
 // put makes the entries durable, all or none. Open operations are indexed, so that a
@@ -263,35 +284,47 @@ type Retention struct {
 	For   time.Duration
 }
 
-// prune forgets ended operations that are not to be kept. Nothing is decoded.
-func (j *Journal) prune(keep Retention, now time.Time) (forgotten int, err error) {
-	err = j.db.Update(func(tx *bbolt.Tx) error {
-		operations, open := tx.Bucket(bucketOperations), tx.Bucket(bucketOpen)
+// dispensable are the ended operations that are not to be kept. Nothing is decoded.
+// What is younger than an idempotency key binds is kept: a key whose operation left no
+// trace binds to nothing.
+func (j *Journal) dispensable(keep Retention, now time.Time) (ids [][]byte, err error) {
+	err = j.db.View(func(tx *bbolt.Tx) error {
+		open := tx.Bucket(bucketOpen).Cursor()
 		kept := 0
-		var gone [][]byte
-		c := operations.Cursor()
+		c := tx.Bucket(bucketOperations).Cursor()
 		for k, _ := c.Last(); k != nil; k, _ = c.Prev() {
-			isOpen, _ := open.Cursor().Seek(k)
+			isOpen, _ := open.Seek(k)
+			age := now.Sub(startOf(string(k)))
 			switch {
 			case string(isOpen) == string(k):
-			case keep.Count > 0 && kept >= keep.Count, keep.For > 0 && now.Sub(startOf(string(k))) > keep.For:
-				gone = append(gone, append([]byte(nil), k...))
+			case age > keptFor && (keep.Count > 0 && kept >= keep.Count || keep.For > 0 && age > keep.For):
+				ids = append(ids, append([]byte(nil), k...))
 			default:
 				kept++
 			}
 		}
-		forgotten = len(gone)
-		for _, k := range gone {
-			if err := operations.Delete(k); err != nil {
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("prune the audit: %w", err)
+	}
+	return ids, nil
+}
+
+// forget removes ended operations.
+func (j *Journal) forget(ids [][]byte) error {
+	err := j.db.Update(func(tx *bbolt.Tx) error {
+		for _, id := range ids {
+			if err := tx.Bucket(bucketOperations).Delete(id); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("prune the audit: %w", err)
+		return fmt.Errorf("prune the audit: %w", err)
 	}
-	return forgotten, nil
+	return nil
 }
 
 // keyRecord is what an idempotency key is bound to.

@@ -18,58 +18,58 @@ import (
 // beside the remains; the others have ended. So a failover never waits for the clean-up
 // of what gave way to it.
 
-// loose: it is to be let go, when it is cancelled.
-func (r *run) loose() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.held != nil && r.held.Loose && r.begun
-}
-
 func (r *run) wasLetGo() bool {
+	r.journalling.Lock() // letGo may be about to say so, or to fail
+	defer r.journalling.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.gone
 }
 
-// letGo ends r as cancelled, and begins its clean-up. Both are one entry.
-func (m *Manager) letGo(r *run, why *cancelled) (Record, error) {
+// letGo ends r as cancelled, and begins its clean-up, where its row says so and it has
+// begun: both are one entry. Otherwise done is false, and nothing was done.
+func (m *Manager) letGo(r *run, why *cancelled) (done bool, rec Record, err error) {
 	id, err := uuid.NewV7()
 	if err != nil {
-		return Record{}, fmt.Errorf("operation id: %w", err)
+		return false, Record{}, fmt.Errorf("operation id: %w", err)
 	}
-	rec, err := m.letGoLocking(r, id.String(), why)
-	if err == nil {
-		r.ended()
-	}
-	return rec, err
-}
-
-func (m *Manager) letGoLocking(r *run, id string, why *cancelled) (Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r.mu.Lock()
-	if r.gone || m.runs[r.id] != r {
-		rec := r.copyLocked()
-		r.mu.Unlock()
-		return rec, fmt.Errorf("operation %s is %s: %w", r.id, rec.State, ErrEnded)
+	r.journalling.Lock()
+	defer r.journalling.Unlock()
+	ended, cleanup, may := r.lettingGo(id.String(), why)
+	if !may {
+		return false, Record{}, nil
 	}
-	ended, cleanup := r.e, r.cleanupLocked(id, why)
-	ended.Record = r.copyLocked()
-	r.mu.Unlock()
-	ended.Record.State, ended.Record.EndedAt, ended.Record.FollowedBy = Cancelled, time.Now().UTC(), cleanup.Record.ID
-	ended.Record.Problem = asProblem(Cancelled, fmt.Errorf("%w; %s cleans up after it", why, cleanup.Record.ID))
 	if err := m.journal.put(ended, cleanup); err != nil {
-		return Record{}, err
+		return false, Record{}, err
 	}
 	r.mu.Lock()
-	r.gone, r.held, r.e.Record = true, nil, ended.Record
+	r.gone, r.e.Record = true, ended.Record
 	r.mu.Unlock()
 	r.cancel(why)
 	delete(m.runs, r.id)
-	m.releasedLocked()
+	delete(m.holding, r)
+	c := m.beginCleanup(r, cleanup)
+	r.releaseLocked()
 	m.publishLocked(Event{Type: EventOperation, ID: r.id, Record: ended.Record})
-	m.beginCleanup(r, cleanup)
-	return ended.Record, nil
+	m.publishLocked(Event{Type: EventOperation, ID: c.id, Record: c.snapshot()})
+	r.closeDone()
+	return true, ended.Record, nil
+}
+
+// lettingGo is what the journal will hold of r and its clean-up.
+func (r *run) lettingGo(id string, why *cancelled) (ended, cleanup entry, may bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.gone || r.ends || !r.begun || r.held == nil || !r.held.Loose {
+		return entry{}, entry{}, false
+	}
+	ended, cleanup = r.e, r.cleanupLocked(id, why)
+	ended.Record = r.copyLocked()
+	ended.Record.State, ended.Record.EndedAt, ended.Record.FollowedBy = Cancelled, time.Now().UTC(), id
+	ended.Record.Problem = asProblem(Cancelled, fmt.Errorf("%w; %s cleans up after it", why, id))
+	return ended, cleanup, true
 }
 
 // cleanupLocked is the entry of r's clean-up: the same steps, to be undone.
@@ -83,8 +83,9 @@ func (r *run) cleanupLocked(id string, why *cancelled) entry {
 	return e
 }
 
-// beginCleanup runs the clean-up of r once r's last step has returned. m.mu is held.
-func (m *Manager) beginCleanup(r *run, e entry) {
+// beginCleanup runs the clean-up of r once r's last step has returned, and not beside
+// it: where controld stops before, it is left to the next one. m.mu is held.
+func (m *Manager) beginCleanup(r *run, e entry) *run {
 	c := m.newRun(e)
 	row := m.table.row(e.Record.Kind, e.Record.Mode)
 	c.held = &row
@@ -95,20 +96,32 @@ func (m *Manager) beginCleanup(r *run, e entry) {
 		select {
 		case <-r.returned:
 		case <-c.ctx.Done():
+			m.finish(c, nothing{}, c.leftBy(c.ctx, errors.New("what it was to clean up after had not returned")))
+			return
 		}
-		r.mu.Lock()
-		state := slices.Clone(r.e.State) // its last step may have learned more than the journal knows
-		r.mu.Unlock()
+		state := r.state() // its last step may have learned more than the journal knows
 		c.mu.Lock()
-		c.e.State = state
+		c.e.State = slices.Clone(state)
 		c.mu.Unlock()
 		work, err := m.build(c.entryCopy())
 		if err != nil {
-			m.finish(c, nothing{}, c.fail(Incomplete, err))
+			m.setAside(c, err)
 			return
 		}
 		m.finish(c, work, work.cleanUp(c.ctx, c))
 	}()
+	return c
+}
+
+// setAside keeps a clean-up that cannot be done open, with what it holds, until
+// somebody cancels it.
+func (m *Manager) setAside(c *run, err error) {
+	c.log.Error("clean-up cannot be done, and keeps what it claims until it is cancelled", "err", err)
+	m.mu.Lock()
+	delete(m.runs, c.id)
+	m.left, m.unbuilt[c.id] = append(m.left, c.entryCopy()), true
+	m.mu.Unlock()
+	c.ended()
 }
 
 // nothing is the work of an operation that could not be built.
@@ -130,16 +143,17 @@ func (w Work[S]) cleanUp(ctx context.Context, r *run) State {
 		return r.fail(Incomplete, err)
 	}
 	steps := w.Steps(&state)
+	r.sameSteps(stepNames(steps), w.result(&state)) // another version's are not those of the record
 	for i := len(steps) - 1; i >= 0; i-- {
 		for steps[i].Undo != nil {
+			if err := context.Cause(ctx); err != nil {
+				return r.leftBy(ctx, err)
+			}
 			began := time.Now()
 			err := guarded(r.log, func() error { return steps[i].Undo(ctx, &state) })
 			r.stepUndone(i, began, err)
 			if err == nil {
 				break
-			}
-			if ctx.Err() != nil {
-				return r.leftBy(ctx, err)
 			}
 			r.incomplete(fmt.Errorf("undo %s: %w", steps[i].Name, err))
 			r.pauseBeforeRetry(ctx)

@@ -21,6 +21,7 @@ type Manager struct {
 	ctx      context.Context // ends, with the cause ErrStopping, when operations must stop
 	stop     context.CancelCauseFunc
 	running  sync.WaitGroup
+	saving   sync.WaitGroup // of what is unsaved
 	builders map[string]Builder
 
 	mu       sync.Mutex
@@ -53,6 +54,9 @@ func NewManager(j *Journal, table Table, log *slog.Logger) (*Manager, error) {
 	left, err := j.open()
 	if err != nil {
 		return nil, err
+	}
+	if j.setAside != nil {
+		log.Error("checkpoints begin anew: their file is broken, and was set aside", "err", j.setAside)
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
 	return &Manager{
@@ -133,39 +137,48 @@ func (m *Manager) admit(spec Spec) (admitted *run, bound string, err error) {
 	}
 	rec := spec.record(id.String(), Running)
 	rec.Checks, rec.Follows = spec.Checks, spec.Follows
-	r := m.newRun(entry{Params: spec.Params, Record: rec})
-	r.key, r.cancelRunning = key, spec.CancelRunning
+	r := m.newRun(entry{Params: spec.Params, Record: rec, Key: key, CancelRunning: spec.CancelRunning})
 	req := request{kind: spec.Kind, by: rec.CallerKind, cancelRunning: spec.CancelRunning}
 	if running := m.refusedAnyLocked(req); running != nil {
 		refusal := m.busy(*running)
-		return nil, "", errors.Join(m.refuseLocked(r, refusal), refusal)
+		m.refuseLocked(r, refusal)
+		return nil, "", refusal
 	}
 	m.runs[r.id] = r
 	m.running.Add(1)
 	return r, "", nil
 }
 
-// refuseLocked keeps an attempt that another operation excludes in the audit. Its
-// key is free: nothing was begun. m.mu is held.
-func (m *Manager) refuseLocked(r *run, refusal *Busy) error {
-	if r.key != nil {
-		if err := m.journal.unbindKey(*r.key); err != nil {
-			return err
-		}
-	}
-	numbers := map[string]any{"operation": refusal.Running.ID}
+// refuseLocked ends an attempt that another operation excludes. Its key is free:
+// nothing was begun. m.mu is held.
+func (m *Manager) refuseLocked(r *run, refusal *Busy) {
 	r.mu.Lock()
 	rec := &r.e.Record
 	rec.State, rec.EndedAt, rec.WaitsFor, rec.Follows = Refused, time.Now().UTC(), "", ""
-	rec.Problem = &Problem{Type: "/problems/operation-running", Detail: refusal.Error(), Numbers: numbers}
+	rec.Problem = &Problem{Type: "/problems/operation-running", Detail: refusal.Error(), Numbers: map[string]any{"operation": refusal.Running.ID}}
 	ended := r.e
-	ended.Record = r.copyLocked()
+	ended.Waiting, ended.Record = false, r.copyLocked()
 	r.mu.Unlock()
+	m.freeKey(r)
 	if err := m.journal.put(ended); err != nil {
-		return err
+		r.log.Error("journal refused the refusal of the operation", "err", err)
+		m.saveLaterLocked(ended)
 	}
 	m.publishLocked(Event{Type: EventOperation, ID: r.id, Record: ended.Record})
-	return nil
+}
+
+// freeKey unbinds the key of an operation that was never begun. Where the disk refuses
+// that, the key is bound to its refusal until it is forgotten.
+func (m *Manager) freeKey(r *run) {
+	r.mu.Lock()
+	key := r.e.Key
+	r.mu.Unlock()
+	if key == nil {
+		return
+	}
+	if err := m.journal.unbindKey(*key); err != nil {
+		r.log.Error("idempotency key not freed", "err", err)
+	}
 }
 
 func (m *Manager) joined(id string) (Record, error) {
@@ -183,11 +196,10 @@ func (m *Manager) joined(id string) (Record, error) {
 func (m *Manager) work(r *run, work Runnable, begun chan<- error) {
 	defer close(r.returned)
 	err := m.acquire(r, work, func() { begun <- nil })
-	var busy *Busy
-	if errors.As(err, &busy) {
+	if busy := new(*Busy); errors.As(err, busy) {
 		work.close()
-		m.endBusy(r, busy)
-		begun <- err
+		m.endBusy(r, *busy)
+		begun <- *busy
 		return
 	}
 	var p Prepared
@@ -195,13 +207,20 @@ func (m *Manager) work(r *run, work Runnable, begun chan<- error) {
 		err = guarded(r.log, func() (err error) { p, err = work.prepare(r.ctx, r); return err })
 		r.prepared(p)
 	}
+	if cause := context.Cause(r.ctx); cause != nil { // what it saw since is of no account
+		err = cause
+	}
 	if err == nil && p.Already == "" {
 		err = m.begin(r)
 	}
 	switch {
+	case errors.Is(err, ErrStopping):
+		work.close()
+		m.endStopped(r)
+		begun <- ErrStopping
 	case err != nil:
 		m.finish(r, work, r.failBegin(err))
-		begun <- r.beginError()
+		begun <- r.snapshot().Problem
 	case p.Already != "":
 		r.already(p.Already)
 		m.finish(r, work, Succeeded)
@@ -210,6 +229,16 @@ func (m *Manager) work(r *run, work Runnable, begun chan<- error) {
 		begun <- nil
 		m.finish(r, work, work.execute(r.ctx, r))
 	}
+}
+
+// endStopped leaves an operation that was not begun when controld stopped: one that
+// the journal knows to wait goes on waiting, of any other there is no trace.
+func (m *Manager) endStopped(r *run) {
+	if !r.waitJournalled() {
+		m.freeKey(r)
+	}
+	r.leave()
+	r.ended()
 }
 
 // begin journals that the first step may begin, and that the operation before it,
@@ -227,12 +256,9 @@ func (m *Manager) begin(r *run) error {
 // endBusy ends an operation that another one refuses, after it had waited for it.
 func (m *Manager) endBusy(r *run, refusal *Busy) {
 	m.mu.Lock()
-	err := m.refuseLocked(r, refusal)
+	m.refuseLocked(r, refusal)
 	delete(m.runs, r.id)
 	m.mu.Unlock()
-	if err != nil {
-		r.log.Error("journal refused the refusal of the operation", "err", err)
-	}
 	r.ended()
 }
 
@@ -280,15 +306,15 @@ func (m *Manager) rank(e entry) int {
 
 // build makes the work of an entry anew.
 func (m *Manager) build(e entry) (Runnable, error) {
-	kind := e.Record.Kind
-	if kind == KindCleanup {
-		kind = e.Record.Mode
+	rec := e.Record
+	if rec.Kind == KindCleanup { // the work is that of what it cleans up after
+		rec.Kind, rec.Mode = rec.Mode, ""
 	}
-	build := m.builders[kind]
+	build := m.builders[rec.Kind]
 	if build == nil {
-		return nil, fmt.Errorf("operations of kind %q are not known to this version", e.Record.Kind)
+		return nil, fmt.Errorf("operations of kind %q are not known to this version", rec.Kind)
 	}
-	return build(e.Record, e.Params)
+	return build(rec, e.Params)
 }
 
 // takeUp begins to go on with one that was left open.
@@ -405,23 +431,18 @@ func (m *Manager) Cancel(ctx context.Context, id string, by Caller) (Record, err
 }
 
 func (m *Manager) cancel(ctx context.Context, id string, why *cancelled) (Record, error) {
-	m.mu.Lock()
-	r, open := m.runs[id]
-	at := slices.IndexFunc(m.left, func(e entry) bool { return e.Record.ID == id })
-	m.mu.Unlock()
+	r, err := m.takenUp(ctx, id)
 	switch {
-	case open:
-	case at >= 0:
+	case errors.Is(err, ErrEnded):
+		rec, getErr := m.Get(id)
+		return rec, errors.Join(err, getErr)
+	case err != nil:
+		return Record{}, err
+	case r == nil:
 		return m.forsake(id, why)
-	default:
-		rec, err := m.Get(id)
-		if err != nil {
-			return Record{}, err
-		}
-		return rec, fmt.Errorf("operation %s is %s: %w", id, rec.State, ErrEnded)
 	}
-	if r.loose() {
-		return m.letGo(r, why)
+	if done, rec, err := m.letGo(r, why); done || err != nil {
+		return rec, err
 	}
 	r.cancel(why)
 	select {
@@ -431,19 +452,45 @@ func (m *Manager) cancel(ctx context.Context, id string, why *cancelled) (Record
 	return r.snapshot(), nil
 }
 
-// forsake ends an operation that another process left open and that was not taken
-// up: nobody knows how to undo it, or it is not its turn yet.
+// takenUp is the run of an open operation. One that another process left is awaited
+// until it is resumed; nil where this version cannot do that.
+func (m *Manager) takenUp(ctx context.Context, id string) (*run, error) {
+	for {
+		m.mu.Lock()
+		r, runs := m.runs[id]
+		left := slices.ContainsFunc(m.left, func(e entry) bool { return e.Record.ID == id })
+		unbuilt := m.unbuilt[id]
+		m.mu.Unlock()
+		switch {
+		case runs:
+			return r, nil
+		case left && unbuilt:
+			return nil, nil //nolint:nilnil // there is none, and that is no error
+		case !left:
+			rec, err := m.Get(id)
+			if err != nil {
+				return nil, err
+			}
+			return nil, fmt.Errorf("operation %s is %s: %w", id, rec.State, ErrEnded)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("operation %s is about to be resumed; try again: %w", id, ctx.Err())
+		}
+	}
+}
+
+// forsake ends an operation that another process left open and that nobody knows how
+// to undo.
 func (m *Manager) forsake(id string, why *cancelled) (Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := slices.IndexFunc(m.left, func(e entry) bool { return e.Record.ID == id })
 	if at < 0 {
-		return Record{}, fmt.Errorf("operation %s is being resumed; try again", id)
+		return Record{}, fmt.Errorf("operation %s: %w", id, ErrEnded)
 	}
 	e := m.left[at]
-	if !m.unbuilt[id] {
-		return e.Record, fmt.Errorf("operation %s is about to be resumed; try again", id)
-	}
 	e.Record.State, e.Record.EndedAt = Incomplete, time.Now().UTC()
 	e.Record.Problem = asProblem(Incomplete, fmt.Errorf("%w; this version of controld does not know how to undo it, and left it as it stands", why))
 	if err := m.journal.put(e); err != nil {
@@ -472,12 +519,14 @@ func (m *Manager) Stop(ctx context.Context) error {
 	select {
 	case <-ended:
 		m.stop(ErrStopping)
+		m.saving.Wait()
 		return nil
 	case <-ctx.Done():
 	}
 	m.stop(ErrStopping)
 	select {
 	case <-ended:
+		m.saving.Wait()
 		return nil
 	case <-time.After(undoTimeout):
 		return errors.New("operations did not stop")
@@ -528,11 +577,14 @@ func (m *Manager) othersHold(r *run) bool {
 // maintainEvery is how often the audit is pruned.
 const maintainEvery = time.Hour
 
+// pruneAtOnce bounds one transaction, for which others wait.
+const pruneAtOnce = 500
+
 // Maintain prunes the audit and forgets checkpoints that nobody has any more, now and
 // then until ctx ends.
 func (m *Manager) Maintain(ctx context.Context, keep Retention) {
 	for {
-		if err := m.tidy(keep); err != nil {
+		if err := m.tidy(ctx, keep); err != nil {
 			m.log.Warn("audit not pruned", "err", err)
 		}
 		select {
@@ -543,18 +595,35 @@ func (m *Manager) Maintain(ctx context.Context, keep Retention) {
 	}
 }
 
-func (m *Manager) tidy(keep Retention) error {
-	forgotten, err := m.journal.prune(keep, time.Now())
-	if forgotten > 0 {
-		m.log.Info("audit pruned", "operations", forgotten)
+func (m *Manager) tidy(ctx context.Context, keep Retention) error {
+	ids, err := m.journal.dispensable(keep, time.Now())
+	if err != nil {
+		return err
 	}
-	names, listErr := m.journal.withCheckpoints() // before those that are open: what begins meanwhile is in neither
-	err = errors.Join(err, listErr)
+	for batch := range slices.Chunk(ids, pruneAtOnce) {
+		if err := m.awaitRelease(ctx, nil); err != nil {
+			return nil // controld stops; it is done after the next start
+		}
+		if err := m.journal.forget(batch); err != nil {
+			return err
+		}
+	}
+	if len(ids) > 0 {
+		m.log.Info("audit pruned", "operations", len(ids))
+	}
+	names, err := m.journal.withCheckpoints() // before those that are open: what begins meanwhile is in neither
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	entries, err := m.journal.open()
+	if err != nil {
+		return err
+	}
 	open := map[string]bool{}
-	for _, r := range m.Open() {
-		open[r.ID] = true
-		if r.Kind == KindCleanup {
-			open[r.Follows] = true
+	for _, e := range entries {
+		open[e.Record.ID] = true
+		if e.Record.Kind == KindCleanup {
+			open[e.Record.Follows] = true
 		}
 	}
 	for _, name := range names {
@@ -571,15 +640,21 @@ const saveEvery = time.Second
 // saveLater keeps the end of an operation, which the disk refused, until the
 // disk takes it or the process ends; then the operation is found open.
 func (m *Manager) saveLater(e entry) {
-	id := e.Record.ID
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.saveLaterLocked(e)
+}
+
+func (m *Manager) saveLaterLocked(e entry) {
+	id := e.Record.ID
 	m.unsaved[id] = e.Record
-	m.mu.Unlock()
+	m.saving.Add(1)
 	go func() {
-		for {
+		defer m.saving.Done()
+		for stopping := false; !stopping; {
 			select {
 			case <-m.ctx.Done():
-				return
+				stopping = true // and it is tried once more
 			case <-time.After(saveEvery):
 			}
 			if m.journal.put(e) == nil {

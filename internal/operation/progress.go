@@ -92,4 +92,5 @@ func (m *meter) current() *Progress {
 	return &p
 }
 
-func (m *meter) forget() { *m = meter{} }
+// forget drops the report; when one was told last is remembered.
+func (m *meter) forget() { *m = meter{told: m.told} }

@@ -21,19 +21,22 @@ type run struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	key           *Idempotency
-	cancelRunning bool
-
 	settled     chan struct{} // closed when it has ended or is incomplete
 	settledOnce sync.Once
 	done        chan struct{} // closed when it has ended
 	returned    chan struct{} // closed when its goroutine does nothing any more
+
+	// journalling is held from the look at what is to be kept until that is on the
+	// disk: nothing is kept of one after it was let go. Manager.mu, if at all, is taken
+	// before it, and mu after it.
+	journalling sync.Mutex
 
 	mu    sync.Mutex
 	e     entry
 	held  *Row          // what it claims; nil: nothing yet, or any more
 	begun bool          // it is in the journal that its first step may have begun
 	gone  bool          // it was let go: see letGo
+	ends  bool          // its end is being journalled: it is not let go any more
 	delay time.Duration // before the next retry
 	// progress is of the running step.
 	progress meter
@@ -159,6 +162,25 @@ func (r *run) reached() int {
 	return r.e.Reached
 }
 
+// errLetGo: there is nothing to be kept any more of an operation that was let go.
+var errLetGo = errors.New("the operation was let go")
+
+// keep changes the entry and makes it durable.
+func (r *run) keep(change func(*entry)) error {
+	r.journalling.Lock()
+	defer r.journalling.Unlock()
+	r.mu.Lock()
+	if r.gone {
+		r.mu.Unlock()
+		return errLetGo
+	}
+	change(&r.e)
+	e := r.e
+	e.Record = r.copyLocked()
+	r.mu.Unlock()
+	return r.m.journal.put(e)
+}
+
 // entry makes it durable that step i and those up to the next entry may begin.
 // A nil state leaves the kept one.
 func (r *run) entry(i int, state any) error {
@@ -167,22 +189,12 @@ func (r *run) entry(i int, state any) error {
 			return err
 		}
 	}
-	r.mu.Lock()
-	r.e.Reached, r.begun = i, true
-	e := r.e
-	e.Record = r.copyLocked()
-	r.mu.Unlock()
-	return r.m.journal.put(e)
+	return r.keep(func(e *entry) { e.Reached, e.Waiting, r.begun = i, false, true })
 }
 
 // waits makes it durable that the operation waits for another, having begun nothing.
 func (r *run) waits(other string) error {
-	r.mu.Lock()
-	r.e.Waiting, r.e.Record.WaitsFor = true, other
-	e := r.e
-	e.Record = r.copyLocked()
-	r.mu.Unlock()
-	return r.m.journal.put(e)
+	return r.keep(func(e *entry) { e.Waiting, e.Record.WaitsFor = true, other })
 }
 
 func (r *run) waitJournalled() bool {
@@ -239,9 +251,7 @@ func (r *run) stepBegins(i int) time.Time {
 func (r *run) stepEnds(i int, began time.Time, result map[string]any) {
 	took := time.Since(began)
 	r.result(result)
-	r.mu.Lock()
-	r.progress.forget()
-	r.mu.Unlock()
+	r.forgetProgress()
 	r.changeStep(i, func(s *StepRecord) {
 		s.State, s.Error = StepDone, ""
 		s.Duration += took
@@ -251,8 +261,15 @@ func (r *run) stepEnds(i int, began time.Time, result map[string]any) {
 	r.delay = retryShortest
 }
 
+func (r *run) forgetProgress() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.progress.forget()
+}
+
 func (r *run) stepFails(i int, began time.Time, err error) {
 	took := time.Since(began)
+	r.forgetProgress()
 	r.changeStep(i, func(s *StepRecord) {
 		s.State, s.Error = StepFailed, err.Error()
 		s.Duration += took
@@ -295,24 +312,12 @@ func (r *run) fail(state State, err error) State {
 	return state
 }
 
-// failBegin is how an operation ends that was not begun: with a refusal; cancelled;
-// or, where controld stops, left to wait if it is known to the journal.
+// failBegin is how an operation ends that was not begun: cancelled, or refused.
 func (r *run) failBegin(err error) State {
-	switch {
-	case errors.Is(err, ErrStopping) && r.waitJournalled():
-		return Running
-	case errors.Is(err, errCancelled):
+	if errors.Is(err, errCancelled) {
 		return r.fail(Cancelled, fmt.Errorf("%w before it had begun; nothing was touched", err))
 	}
 	return r.fail(Refused, err)
-}
-
-// beginError is what whoever started it is told.
-func (r *run) beginError() error {
-	if p := r.snapshot().Problem; p != nil {
-		return p
-	}
-	return ErrStopping
 }
 
 // asProblem gives a failure the stable type that callers read.
@@ -354,32 +359,67 @@ func (r *run) pauseBeforeRetry(ctx context.Context) {
 // the next start. The end is on the disk before anybody sees it: whoever does
 // may start the next one, and a restart must not find both open.
 func (r *run) end(state State) {
-	switch {
-	case r.wasLetGo(): // it has ended before
+	if !r.claimEnd() { // it was let go before
 		return
-	case state == Running:
+	}
+	if state == Running {
 		r.log.Warn("operation left open")
-		r.m.mu.Lock()
-		delete(r.m.runs, r.id)
-		r.m.releasedLocked()
-		r.m.mu.Unlock()
-	default:
-		ended := r.persistEnd(state)
+		r.leave()
+	} else {
+		ended, kept := r.persistEnd(state)
+		if !kept {
+			r.m.saveLater(ended)
+		}
 		rec := r.publishEnd(ended)
-		if err := r.m.journal.dropCheckpointsOf(r.checkpoints()); err != nil {
-			r.log.Warn("checkpoints not dropped", "err", err)
+		if kept { // else a restart finds it open, and needs them
+			if err := r.m.journal.dropCheckpointsOf(r.checkpoints()); err != nil {
+				r.log.Warn("checkpoints not dropped", "err", err)
+			}
 		}
 		r.log.Info("operation ended", "state", state, "mode", rec.Mode, "result", rec.Result, "problem", problemText(rec))
 	}
 	r.ended()
 }
 
+// claimEnd: from now on it ends, and is not let go any more; or it was before.
+func (r *run) claimEnd() bool {
+	r.journalling.Lock()
+	defer r.journalling.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ends = !r.gone
+	return r.ends
+}
+
+// leave takes it from those that run, as the journal has it.
+func (r *run) leave() {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	delete(r.m.runs, r.id)
+	r.releaseLocked()
+}
+
+// releaseLocked ends its claims. Manager.mu is held.
+func (r *run) releaseLocked() {
+	r.mu.Lock()
+	held := r.held
+	r.held = nil
+	r.mu.Unlock()
+	if held != nil {
+		r.m.releasedLocked()
+	}
+}
+
 // ended lets go those who wait for the end.
 func (r *run) ended() {
 	r.m.holdsClients(r, false)
+	r.closeDone()
+	r.cancel(nil)
+}
+
+func (r *run) closeDone() {
 	r.settledOnce.Do(func() { close(r.settled) })
 	close(r.done)
-	r.cancel(nil)
 }
 
 func problemText(rec Record) string {
@@ -392,7 +432,9 @@ func problemText(rec Record) string {
 // persistEnd writes the last entry. Where the disk refuses, it is tried again;
 // until then the operation is open in the journal, and a start finds that nothing
 // is left to do.
-func (r *run) persistEnd(state State) entry {
+func (r *run) persistEnd(state State) (ended entry, kept bool) {
+	r.journalling.Lock()
+	defer r.journalling.Unlock()
 	r.mu.Lock()
 	e := r.e
 	e.Record = r.copyLocked()
@@ -405,9 +447,9 @@ func (r *run) persistEnd(state State) entry {
 	e.Record.EndedAt = time.Now().UTC()
 	if err := r.m.journal.put(e); err != nil {
 		r.log.Error("journal refused the end of the operation", "err", err)
-		r.m.saveLater(e)
+		return e, false
 	}
-	return e
+	return e, true
 }
 
 // publishEnd makes the end seen, and lets the next operation begin, at once.
@@ -415,12 +457,12 @@ func (r *run) publishEnd(ended entry) Record {
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
 	r.mu.Lock()
-	r.e, r.held = ended, nil
+	r.e = ended
 	r.progress.forget()
 	rec := r.copyLocked()
 	r.mu.Unlock()
 	delete(r.m.runs, r.id)
-	r.m.releasedLocked()
+	r.releaseLocked()
 	r.m.publishLocked(Event{Type: EventOperation, ID: r.id, Record: rec})
 	return rec
 }

@@ -193,7 +193,17 @@ func (w Work[S]) run(ctx context.Context, r *run, state *S, steps []Step[S], fir
 		i = w.reenter(steps, i) - 1 // past the point of no return: again
 	}
 	r.result(w.result(state))
+	if r.wasLetGo() { // by the time that its last step had ended
+		w.leaveState(r, state)
+	}
 	return Succeeded
+}
+
+// leaveState hands what was learned to the clean-up.
+func (w Work[S]) leaveState(r *run, state *S) {
+	if err := r.keepState(*state); err != nil {
+		r.log.Error("state not kept", "err", err)
+	}
 }
 
 // reenter is the step from which one that failed past the point of no return is
@@ -244,9 +254,7 @@ func guarded(log *slog.Logger, f func() error) (err error) {
 // past the point of no return, tried again after a while.
 func (w Work[S]) settle(ctx context.Context, r *run, state *S, steps []Step[S], i int, failure error) (outcome State, again bool) {
 	if r.wasLetGo() { // what it leaves is cleaned up by another
-		if err := r.keepState(*state); err != nil {
-			r.log.Error("state not kept", "err", err)
-		}
+		w.leaveState(r, state)
 		return Cancelled, false
 	}
 	past, known := false, true

@@ -167,8 +167,8 @@ func (s *session) Senders(ctx context.Context) ([]cluster.Sender, error) {
 }
 
 // copiesSQL: a total is there where the copy was asked for with its progress.
-const copiesSQL = `SELECT COALESCE(jsonb_agg(jsonb_build_object('phase', phase, 'sent', backup_streamed,
-	'total', backup_total) ORDER BY pid), '[]') FROM pg_stat_progress_basebackup`
+const copiesSQL = `SELECT COALESCE(jsonb_agg(jsonb_build_object('address', host(client_addr), 'phase', phase, 'sent', backup_streamed,
+	'total', backup_total) ORDER BY pid), '[]') FROM pg_stat_progress_basebackup JOIN pg_stat_activity USING (pid)`
 
 func (s *session) Copies(ctx context.Context) ([]cluster.Copy, error) {
 	text, err := s.value(ctx, copiesSQL)

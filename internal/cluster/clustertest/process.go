@@ -526,7 +526,7 @@ func (c *connection) Copies(ctx context.Context) (out []cluster.Copy, err error)
 		for _, h := range c.p.w.hosts {
 			o := h.taken
 			if o.Action == node.ActionBaseBackup && h.actionWanted(o) && o.Upstream != nil && o.Upstream.Host == c.h.node.Container {
-				out = append(out, cluster.Copy{Phase: "initializing"})
+				out = append(out, cluster.Copy{Address: h.address, Phase: "initializing"})
 			}
 		}
 		return nil
