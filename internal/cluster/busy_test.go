@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,11 +124,10 @@ func TestWhatDoesNotAnswerIsDownInTime(t *testing.T) {
 // auto never kills what may only be slow, and never waits for what is dead.
 func TestAutoTellsSlowFromDead(t *testing.T) {
 	refusedFor := func(d time.Duration) func(context.Context, string, func() error) error {
-		end := time.Time{}
+		var began sync.Once
+		var end time.Time
 		return func(_ context.Context, call string, do func() error) error {
-			if end.IsZero() {
-				end = time.Now().Add(d)
-			}
+			began.Do(func() { end = time.Now().Add(d) })
 			if strings.HasPrefix(call, "Servers.") && strings.HasSuffix(call, first) && time.Now().Before(end) {
 				return fmt.Errorf("connect: %w", cluster.ErrRefused)
 			}
