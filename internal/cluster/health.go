@@ -73,7 +73,7 @@ const (
 	ComponentDisk        = "disk"
 )
 
-// AssessHealth judges one observation. open are the operations under way.
+// AssessHealth judges one observation. open are the operations that hold the cluster.
 func AssessHealth(view View, expected Expectation, open []operation.Record, now time.Time, interval time.Duration) Health {
 	a := assessment{view: view, expected: expected, now: now, limit: StaleIntervals * interval}
 	a.running, a.incomplete = firstIn(open, operation.Running), firstIn(open, operation.Incomplete)

@@ -201,15 +201,28 @@ func (m *Manager) order(n Node, o node.Order) (node.Order, error) {
 	if o.Action == "" {
 		o.Action = node.ActionNone
 	}
-	// One whose status cannot be read has none yet, or its volume is gone.
-	if s, err := m.out.Volumes.Status(n); err == nil && !s.Knows(o.Action) {
-		return node.Order{}, fmt.Errorf("order %s: its init is of another version and does not know the action %s; make down && make up renews it, which is an outage", n.Name, o.Action)
+	if err := m.knows(n, o.Action); err != nil {
+		return node.Order{}, fmt.Errorf("order %s: %w", n.Name, err)
 	}
 	if err := m.writeOrder(n, o); err != nil {
 		return node.Order{}, fmt.Errorf("order %s: %w", n.Name, err)
 	}
 	m.log.Info("order written", "node", n.Name, "role", o.Role, "action", o.Action, "epoch", o.Epoch)
 	return o, nil
+}
+
+// knows is an error where n's init is of a version that does not know the action. What
+// every init knows is not asked: an order to stop is written while clients are held. An
+// init whose status cannot be read has none yet, or its volume is gone.
+func (m *Manager) knows(n Node, a node.Action) error {
+	if a == node.ActionNone {
+		return nil
+	}
+	s, err := m.out.Volumes.Status(n)
+	if err != nil || s.Knows(a) {
+		return nil //nolint:nilerr // there is nothing to hold against it
+	}
+	return fmt.Errorf("its init is of another version and does not know the action %s; make down && make up renews it, which is an outage", a)
 }
 
 // writeOrder makes the view say so at once: a load balancer is told that a node

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,29 +33,25 @@ const (
 // lookForCandidate observes anew, again where no standby answers that may only be
 // busy: without one nothing can be chosen.
 func (f *failover) lookForCandidate(ctx context.Context) View {
-	v := f.m.fresh(ctx)
-	for range looks - 1 {
-		silent := false
-		for _, s := range v.Nodes {
-			silent = silent || s.Silent && s.Order.Role != node.RolePrimary
-		}
-		if _, none := BestStandby(v, ""); none == nil || !silent {
-			break
-		}
-		v = f.m.fresh(ctx)
-	}
-	return v
+	return f.lookWhile(ctx, f.m.fresh(ctx), func(v View) bool {
+		_, none := BestStandby(v, "")
+		return none != nil && slices.ContainsFunc(v.Nodes, func(s NodeState) bool { return s.Silent && s.Order.Role != node.RolePrimary })
+	})
 }
 
 // awaitAnswers looks again until both nodes of a planned failover have answered: auto
 // has seen that the primary serves.
 func (f *failover) awaitAnswers(ctx context.Context, v View, s *failoverState) View {
-	for range looks - 1 {
+	return f.lookWhile(ctx, v, func(v View) bool {
 		from, _ := v.Node(s.From)
 		to, _ := v.Node(s.To)
-		if !from.Silent && !to.Silent {
-			break
-		}
+		return from.Silent || to.Silent
+	})
+}
+
+// lookWhile looks again while something is missing in v, a few times.
+func (f *failover) lookWhile(ctx context.Context, v View, missing func(View) bool) View {
+	for i := 1; i < looks && missing(v); i++ {
 		v = f.m.fresh(ctx)
 	}
 	return v
@@ -155,25 +152,24 @@ func (m *Manager) tryWrites(ctx context.Context, n Node) tries {
 }
 
 // throttledMeanwhile is for how long the node's container was held back by its limit
-// of the processor until ctx ended. A server that answers is not asked about.
+// of the processor until ctx ended; 0 where that is not known. A server that answers
+// is not asked about.
 func (m *Manager) throttledMeanwhile(ctx context.Context, n Node) time.Duration {
 	if sleep(ctx, decideWithin/10) != nil {
 		return 0
 	}
 	before, err := m.out.Engine.Throttled(ctx, n.Container)
-	if err != nil {
-		m.log.Warn("not known whether the primary's container is throttled", "node", n.Name, "err", err)
-		return 0
+	if err == nil {
+		<-ctx.Done()
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineAnswer)
+		defer cancel()
+		var after time.Duration
+		if after, err = m.out.Engine.Throttled(bounded, n.Container); err == nil {
+			return after - before
+		}
 	}
-	<-ctx.Done()
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineAnswer)
-	defer cancel()
-	after, err := m.out.Engine.Throttled(bounded, n.Container)
-	if err != nil {
-		m.log.Warn("not known whether the primary's container is throttled", "node", n.Name, "err", err)
-		return 0
-	}
-	return after - before
+	m.log.Warn("not known whether the primary's container is throttled", "node", n.Name, "err", err)
+	return 0
 }
 
 // again repeats f until it succeeds, ctx ends, or the answer is one that will not

@@ -33,20 +33,15 @@ func (m *Manager) acquire(r *run, work Runnable, began func()) error {
 		if err := context.Cause(r.ctx); err != nil {
 			return err
 		}
-		if m.releasesSeen() != before {
-			stale++ // what has ended may have changed what was seen
-			continue
-		}
-		obstacles, taken := m.take(r, req, before, &w, refusal != nil)
-		if taken {
-			return nil
-		}
+		obstacles, fresh := m.take(r, req, before, &w, refusal != nil)
 		var err error
 		switch first := first(obstacles); {
+		case !fresh: // what has ended may have changed what was seen
+			stale++
 		case refusal != nil && (first == nil || first.answer == AnswerCancel):
 			return refusal // and nothing that runs is the reason
-		case first == nil: // something has ended just now
-			stale++
+		case first == nil:
+			return nil // taken
 		case first.answer == AnswerRefuse:
 			return m.busy(first.record)
 		case first.answer == AnswerCancel:
@@ -106,20 +101,23 @@ func (m *Manager) releasesSeen() uint64 {
 	return m.releases
 }
 
-// take takes the claims where nothing excludes them and nothing has ended since before;
-// not where it is only to look. Otherwise it returns what is in the way.
-func (m *Manager) take(r *run, req request, before uint64, w *waiting, look bool) (obstacles []obstacle, taken bool) {
+// take takes the claims where nothing excludes them; not where it is only to look.
+// Otherwise it returns what is in the way. Where claims have ended since before, what
+// was decided is not fresh, and nothing is taken, nor anybody blamed for it.
+func (m *Manager) take(r *run, req request, before uint64, w *waiting, look bool) (obstacles []obstacle, fresh bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.releases != before {
+		return nil, false
+	}
 	row := m.table.row(req.kind, req.mode)
 	obstacles = m.obstaclesLocked(req, row, w)
-	if len(obstacles) > 0 || look || m.releases != before {
-		return obstacles, false
+	if len(obstacles) == 0 && !look {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.held, r.e.Record.WaitsFor = &row, ""
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.held, r.e.Record.WaitsFor = &row, ""
-	return nil, true
+	return obstacles, true
 }
 
 // obstaclesLocked is what excludes a request, with the answer of each.
@@ -133,16 +131,18 @@ func (m *Manager) obstaclesLocked(req request, row Row, w *waiting) (out []obsta
 			w.since[id] = time.Now()
 		}
 		answer, left := h.row.answers(req, h.record)
-		from := w.since[id]
-		if at, cancelled := w.cancelled[id]; cancelled {
-			answer, left, from = AnswerWait, yieldDeadline, at // it is on its way
+		from, cancelled := w.cancelled[id]
+		if cancelled {
+			answer, left = AnswerWait, yieldDeadline // it is on its way
+		} else {
+			from = w.since[id]
 		}
 		if answer == AnswerWait && left > 0 {
 			if left -= time.Since(from); left <= 0 {
 				answer = AnswerRefuse
 			}
 		}
-		if _, cancelled := w.cancelled[id]; answer == AnswerRefuse && h.row.mayCancel(req) && !cancelled {
+		if answer == AnswerRefuse && h.row.mayCancel(req) && !cancelled {
 			answer = AnswerCancel
 		}
 		out = append(out, obstacle{h.record, answer, left})
@@ -283,7 +283,7 @@ func (m *Manager) Holding(x Resource) []Record {
 	return out
 }
 
-// released tells those that wait that claims have ended. m.mu is held.
+// releasedLocked tells those that wait that claims have ended. m.mu is held.
 func (m *Manager) releasedLocked() {
 	m.releases++
 	close(m.changed)

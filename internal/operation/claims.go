@@ -131,29 +131,23 @@ func (t Table) rows(kind string) []Row {
 	return out
 }
 
-func (t Table) has(kind string) bool {
-	return slices.ContainsFunc(t, func(r Row) bool { return r.Kind == kind })
-}
+func (t Table) has(kind string) bool { return len(t.rows(kind)) > 0 }
 
-// row is that of a kind in a mode. A kind that the table does not know, which only
+// row is that of a kind in a mode; where the mode is not decided, all that any of the
+// kind's rows claims. A kind that the table does not know, which only
 // another version's journal can hold, claims everything.
 func (t Table) row(kind, mode string) Row {
-	var merged Row
-	for _, r := range t {
-		switch {
-		case r.Kind != kind:
-		case len(r.Modes) == 0 || slices.Contains(r.Modes, mode):
+	merged := Row{Kind: kind}
+	for _, r := range t.rows(kind) {
+		if len(r.Modes) == 0 || slices.Contains(r.Modes, mode) {
 			return r
-		default:
-			merged.Exclusive = append(merged.Exclusive, r.Exclusive...)
-			merged.Shared = append(merged.Shared, r.Shared...)
 		}
+		merged.Exclusive = append(merged.Exclusive, r.Exclusive...)
+		merged.Shared = append(merged.Shared, r.Shared...)
 	}
-	merged.Kind = kind
 	if !t.has(kind) {
 		for _, r := range t {
-			merged.Exclusive = append(merged.Exclusive, r.Exclusive...)
-			merged.Exclusive = append(merged.Exclusive, r.Shared...)
+			merged.Exclusive = append(merged.Exclusive, slices.Concat(r.Exclusive, r.Shared)...)
 		}
 	}
 	return merged

@@ -65,8 +65,7 @@ func (r *run) lettingGo(id string, why *cancelled) (ended, cleanup entry, may bo
 	if r.gone || r.ends || !r.begun || r.held == nil || !r.held.Loose {
 		return entry{}, entry{}, false
 	}
-	ended, cleanup = r.e, r.cleanupLocked(id, why)
-	ended.Record = r.copyLocked()
+	ended, cleanup = r.entryLocked(), r.cleanupLocked(id, why)
 	ended.Record.State, ended.Record.EndedAt, ended.Record.FollowedBy = Cancelled, time.Now().UTC(), id
 	ended.Record.Problem = asProblem(Cancelled, fmt.Errorf("%w; %s cleans up after it", why, id))
 	return ended, cleanup, true
@@ -96,16 +95,17 @@ func (m *Manager) beginCleanup(r *run, e entry) *run {
 		select {
 		case <-r.returned:
 		case <-c.ctx.Done():
-			m.finish(c, nothing{}, c.leftBy(c.ctx, errors.New("what it was to clean up after had not returned")))
+			c.end(c.leftBy(c.ctx, errors.New("what it was to clean up after had not returned")))
 			return
 		}
 		state := r.state() // its last step may have learned more than the journal knows
 		c.mu.Lock()
 		c.e.State = slices.Clone(state)
+		e := c.entryLocked()
 		c.mu.Unlock()
-		work, err := m.build(c.entryCopy())
+		work, err := m.build(e)
 		if err != nil {
-			m.setAside(c, err)
+			m.setAside(c, e, err)
 			return
 		}
 		m.finish(c, work, work.cleanUp(c.ctx, c))
@@ -115,24 +115,13 @@ func (m *Manager) beginCleanup(r *run, e entry) *run {
 
 // setAside keeps a clean-up that cannot be done open, with what it holds, until
 // somebody cancels it.
-func (m *Manager) setAside(c *run, err error) {
+func (m *Manager) setAside(c *run, e entry, err error) {
 	c.log.Error("clean-up cannot be done, and keeps what it claims until it is cancelled", "err", err)
 	m.mu.Lock()
 	delete(m.runs, c.id)
-	m.left, m.unbuilt[c.id] = append(m.left, c.entryCopy()), true
+	m.left, m.unbuilt[c.id] = append(m.left, e), true
 	m.mu.Unlock()
 	c.ended()
-}
-
-// nothing is the work of an operation that could not be built.
-type nothing struct{ Runnable }
-
-func (nothing) close() {}
-
-func (r *run) entryCopy() entry {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.e
 }
 
 // cleanUp undoes every step that may have begun, newest first, each until it is

@@ -156,8 +156,8 @@ func (m *Manager) refuseLocked(r *run, refusal *Busy) {
 	rec := &r.e.Record
 	rec.State, rec.EndedAt, rec.WaitsFor, rec.Follows = Refused, time.Now().UTC(), "", ""
 	rec.Problem = &Problem{Type: "/problems/operation-running", Detail: refusal.Error(), Numbers: map[string]any{"operation": refusal.Running.ID}}
-	ended := r.e
-	ended.Waiting, ended.Record = false, r.copyLocked()
+	ended := r.entryLocked()
+	ended.Waiting = false
 	r.mu.Unlock()
 	m.freeKey(r)
 	if err := m.journal.put(ended); err != nil {

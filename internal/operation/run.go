@@ -72,6 +72,13 @@ func (r *run) snapshot() Record {
 	return r.copyLocked()
 }
 
+// entryLocked is a copy of the entry that nobody else writes to.
+func (r *run) entryLocked() entry {
+	e := r.e
+	e.Record = r.copyLocked()
+	return e
+}
+
 func (r *run) copyLocked() Record {
 	rec := r.e.Record
 	rec.Steps = slices.Clone(rec.Steps)
@@ -175,8 +182,7 @@ func (r *run) keep(change func(*entry)) error {
 		return errLetGo
 	}
 	change(&r.e)
-	e := r.e
-	e.Record = r.copyLocked()
+	e := r.entryLocked()
 	r.mu.Unlock()
 	return r.m.journal.put(e)
 }
@@ -436,8 +442,7 @@ func (r *run) persistEnd(state State) (ended entry, kept bool) {
 	r.journalling.Lock()
 	defer r.journalling.Unlock()
 	r.mu.Lock()
-	e := r.e
-	e.Record = r.copyLocked()
+	e := r.entryLocked()
 	r.mu.Unlock()
 	e.Record.State = state
 	if state == Succeeded {
