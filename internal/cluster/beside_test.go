@@ -75,9 +75,12 @@ func (l *lab) longWork(d *daemon) operation.Runnable {
 	}
 }
 
-// working starts work of a kind on the present controld.
+// working starts work of a kind, if any, on the present controld.
 func (l *lab) working(kind string) operation.Record {
 	l.t.Helper()
+	if kind == "" {
+		return operation.Record{}
+	}
 	rec, err := l.now.ops.Start(context.Background(), operation.Spec{Kind: kind, Caller: test, Params: json.RawMessage(`{}`)}, l.longWork(l.now))
 	if err != nil {
 		l.t.Fatal(err)
@@ -104,10 +107,7 @@ func TestBesideLongWork(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inLab(t, nil, func(l *lab) {
-				var work operation.Record
-				if tt.kind != "" {
-					work = l.working(tt.kind)
-				}
+				work := l.working(tt.kind)
 				l.w.Do(second, (*clustertest.Host).Crash)
 				time.Sleep(20 * time.Second)
 				if wrong := l.w.Wrong(); len(wrong) > 0 {

@@ -349,9 +349,7 @@ func killAt(t *testing.T, sc scenario, c cut) (reached bool) {
 			d.process.Die()
 			return err
 		})
-		if sc.beside != "" {
-			l.working(sc.beside)
-		}
+		l.working(sc.beside)
 		ended := make(chan struct{})
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()

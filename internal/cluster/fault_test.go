@@ -80,6 +80,7 @@ func failAt(t *testing.T, sc scenario, how string, at int) (reached bool) {
 			}
 			return errBrokenWire
 		})
+		l.working(sc.beside)
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 		defer cancel()
 		rec, err := sc.run(ctx, d.m, d.ops)
