@@ -17,7 +17,7 @@ TEST_TAG ?= test
 BINARIES := build$(if $(GO_TAGS),/$(GO_TAGS))
 GO_TOOL  := go tool -modfile=tools/go.mod
 
-IMAGES := postgres pgbouncer redis controld
+IMAGES := postgres pgbouncer pgbackrest redis controld
 BASES  := bookworm trixie
 
 # prepare finds out what a target needs, within a second or two, and leaves in
@@ -26,9 +26,9 @@ BASES  := bookworm trixie
 prepare  = missing=$$(deploy/prepare.sh check $(1))
 parallel = exec $(MAKE) -j TARGET=$(1) MISSING="$$missing" all-images
 
-.PHONY: help check up down destroy env build images test test-quick test-long lint generate verify bench bench-failover \
+.PHONY: help check up down destroy env build images test test-quick test-long mutate lint generate verify bench bench-failover \
 	build-controld build-node \
-	packages packages-postgres packages-pgbouncer all-images test-images $(IMAGES:%=image-%) $(BASES:%=base-%)
+	packages packages-postgres packages-pgbouncer packages-pgbackrest all-images test-images $(IMAGES:%=image-%) $(BASES:%=base-%)
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,14 +81,15 @@ build-node: packages
 endif
 
 packages-postgres:  base-bookworm
-packages-pgbouncer: base-trixie
+packages-pgbouncer packages-pgbackrest: base-trixie
 
 # Where there is a binary already they are not built beside anything.
-packages-postgres packages-pgbouncer:
+packages-postgres packages-pgbouncer packages-pgbackrest:
 	@[ -e $(BINARIES)/controld-node ] || exec deploy/images/build.sh packages $(@:packages-%=%)
 
 image-postgres:  packages-postgres build-node
 image-pgbouncer: packages-pgbouncer build-node
+image-pgbackrest: packages-pgbackrest build-node
 image-redis:     base-bookworm
 image-controld:  base-bookworm build-controld
 
@@ -113,6 +114,9 @@ test-quick: ## run what needs no container, without the race detector: for the i
 test-long: ## run the tests that take too long for make test (LONG=name: one)
 	@$(call prepare,test) && exec $(MAKE) TARGET=test MISSING="$$missing" test-images
 	@CONTROLD_TAG=$(TEST_TAG) tools/test-long.sh
+
+mutate: ## mutation tests of the packages that decide (PKG=: one)
+	@PKG='$(PKG)' tools/mutate.sh
 
 lint: ## check formatting and style
 	@$(call prepare,lint) && deploy/prepare.sh install lint $$missing

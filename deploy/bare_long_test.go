@@ -24,11 +24,10 @@ const debianAlone = "docker.io docker-compose make"
 // tools are those that make has to install on it.
 var tools = []string{"curl", "git", "mmdebstrap", "ip", "shellcheck", "gcc"}
 
-// TestLongBareMachine does what the README says on a Debian 12 that has an
-// engine, docker-compose, Go and make, and neither a Go cache nor an image's
-// base: make up, make up again, make lint and the beginning of make test. The
-// machine is a container that uses this machine's engine; all that is
-// made there has names of its own and is removed.
+// TestLongBareMachine does what the README says on a Debian 12 that has an engine,
+// docker-compose, Go and make, but no Go cache and no base of an image: make up, make up
+// again, make lint and the beginning of make test. The machine is a container that uses
+// this machine's engine. All that is made there has names of its own and is removed.
 func TestLongBareMachine(t *testing.T) {
 	b := newBare(t)
 	b.lacks("at the beginning", tools...)
@@ -62,8 +61,8 @@ func TestLongBareMachine(t *testing.T) {
 	_, took = b.must("lint")
 	report(t, "make lint from nothing", took)
 
-	// One package without and one with containers: that they ran, and none was
-	// skipped, is testreport's to say.
+	// One package without and one with containers. testreport says whether they ran,
+	// and that none was skipped.
 	said, took = b.must("test", "PKG=./internal/wal ./internal/probe")
 	report(t, "make test, of two packages", took)
 	if !strings.Contains(said, "0 failed, 0 skipped, in 2 packages") {
@@ -120,10 +119,11 @@ func newBare(t *testing.T) *bare {
 	return b
 }
 
-// golang hands this machine's Go on, and its way to modules: where they come
-// from, and whose certificates are believed.
+// golang hands on this machine's Go, and where modules come from and whose certificates
+// are believed for that.
 func (b *bare) golang() []string {
-	out, err := exec.CommandContext(b.t.Context(), "go", "env", "-json", "GOROOT", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOINSECURE").Output()
+	out, err := exec.CommandContext(b.t.Context(), "go", "env", "-json",
+		"GOROOT", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOINSECURE").Output()
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -155,7 +155,8 @@ func (b *bare) remove(tag string) {
 	if err := b.cluster.Destroy(ctx); err != nil {
 		b.t.Error(err)
 	}
-	_ = exec.CommandContext(ctx, "docker", "exec", b.name, "bash", "-c", "shopt -s dotglob; rm -rf "+b.dir+"/*").Run() // where it does not run there is nothing
+	// Where the container does not run there is nothing to remove.
+	_ = exec.CommandContext(ctx, "docker", "exec", b.name, "bash", "-c", "shopt -s dotglob; rm -rf "+b.dir+"/*").Run()
 	do("rm", "-f", "-v", b.name)
 	out, err := exec.CommandContext(ctx, "docker", "images", "--format", "{{.Repository}}:{{.Tag}}").Output()
 	if err != nil {

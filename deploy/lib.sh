@@ -4,9 +4,9 @@ set -euo pipefail
 
 base=${CONTROLD_BASE:-controld/base} # of the images; a test of the building has a name of its own
 suites=(bookworm trixie)
-# How Go compiles what needs no race detector. All who compile so share the
-# packages of one another. The compiler need not write for debuggers what the
-# linker leaves out of a binary.
+# How Go compiles what needs no race detector. Everybody uses the same flags, so that
+# the compiled packages are shared. The linker leaves out of a binary what is for
+# debuggers, so the compiler need not write it.
 go_flags=(-trimpath -buildvcs=false -gcflags=all=-dwarf=false)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
@@ -16,8 +16,8 @@ die() {
 	exit 1
 }
 
-# become_root sets what has to stand before a command that root must run, and
-# fails where root cannot be had without a question.
+# become_root sets in as_root what has to stand before a command that root must run.
+# It fails where root cannot be had without a question.
 become_root() {
 	as_root=()
 	[ "$(id -u)" != 0 ] || return 0
@@ -25,9 +25,9 @@ become_root() {
 	as_root=(sudo -n)
 }
 
-# await runs a command in such a way that a signal to this script ends it at
-# once, and its children with it. By itself bash would wait for its end first.
-# Nothing of it survives this script, even where nobody can catch the signal.
+# await runs a command so that a signal to this script ends the command at once, and
+# its children with it. By itself bash would wait for the command's end first. Nothing
+# of it survives this script, even where nobody can catch the signal.
 await() {
 	local status=0
 	setpriv --pdeathsig KILL setsid "$@" <&0 &
@@ -38,8 +38,8 @@ await() {
 }
 child=
 
-# finally has the script's function clean called at the end, however that comes,
-# after the child has ended.
+# finally has the script's function clean called at the end, whatever ends the script,
+# and only after the child has ended.
 finally() {
 	trap 'end_child; clean' EXIT
 	trap 'exit 130' INT

@@ -47,9 +47,9 @@ needs_base() {
 	echo "$keyring" debian-archive-keyring
 }
 
-# find_bases tells in $bases whether the images' bases are made, would come from
-# a registry, or are unmade. A registry is not asked where mmdebstrap is there
-# and may be used, and gets more time where nothing else helps.
+# find_bases tells in $bases whether the images' bases are made, would be pulled
+# from a registry, or are unmade. No registry is asked where mmdebstrap is there and
+# may be used. It gets more time where nothing else helps.
 bases=unmade
 find_bases() {
 	local suite patience=2
@@ -171,14 +171,16 @@ apt() {
 			cat "$log" >&2
 			die "Another process has held apt's lock for $lock_seconds s. Run this again when it has ended."
 		}
-		[ -n "$waits" ] || say "another process installs packages; waiting up to $lock_seconds s for it: $(grep 'Could not get lock\|Unable to lock' "$log" | head -n 1)"
+		[ -n "$waits" ] ||
+			say "another process installs packages; waiting up to $lock_seconds s for it:" \
+				"$(grep 'Could not get lock\|Unable to lock' "$log" | head -n 1)"
 		waits=yes
 		sleep 1
 	done
 }
 
-# install installs packages in one call. Only where that fails the lists are
-# fetched, for one that finds nothing in them or only what is gone.
+# install installs packages in one call. Only where that fails it fetches the lists
+# and tries again: the lists may lack a package, or name one that is gone.
 install() { # target, packages...
 	local target=$1 started=$SECONDS package left=()
 	shift

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A machine is what prepare.sh sees of one: a PATH of a single folder, in which
-// what is installed are stand-ins that write down how they were called.
+// A machine is what prepare.sh sees of one: a PATH of a single folder. What is installed
+// there are stand-ins that write down how they were called.
 type machine struct {
 	t    *testing.T
 	root string // of the checkout
@@ -47,7 +47,8 @@ func newMachine(t *testing.T, uid string) *machine {
 			t.Fatal(err)
 		}
 	}
-	// A copy: go test reads what it caches a result by, and not what it executes.
+	// A copy, so that the test reads these files: go test caches a result by the files
+	// that a test reads, not by those that it executes.
 	for _, name := range []string{"deploy/lib.sh", "deploy/prepare.sh", "deploy/images/base.sh", "go.mod"} {
 		text, err := os.ReadFile(filepath.Join("..", name))
 		if err != nil {
@@ -123,6 +124,17 @@ const (
 
 func TestPrepare(t *testing.T) {
 	const root, user = "0", "1000"
+	with := func(name, body string) func(*machine) {
+		return func(m *machine) { m.has(name, body) }
+	}
+	without := func(name string) func(*machine) {
+		return func(m *machine) { m.lacks(name) }
+	}
+	const (
+		passesOn = `shift; "$@"` // sudo, for a user who may
+		refuses  = noBases + "pull) exit 1 ;; esac"
+		silent   = noBases + "pull) exec sleep 60 ;; esac"
+	)
 	for _, tt := range []struct {
 		name   string
 		uid    string
@@ -136,13 +148,14 @@ func TestPrepare(t *testing.T) {
 		sudo   int
 	}{
 		{"root installs", root, "lint", "", nil, true, []string{announces + "shellcheck", "installed in"}, "sudo", 1, 0},
-		{"a user installs with sudo", user, "lint", "", func(m *machine) { m.has("sudo", `shift; "$@"`) }, true, []string{announces + "shellcheck"}, "", 1, 3},
-		{"a user whose sudo asks", user, "lint", "", func(m *machine) { m.has("sudo", "exit 1") }, false, []string{bySudo + "shellcheck"}, announces, 0, 1},
+		{"a user installs with sudo", user, "lint", "", with("sudo", passesOn), true, []string{announces + "shellcheck"}, "", 1, 3},
+		{"a user whose sudo asks", user, "lint", "", with("sudo", "exit 1"), false, []string{bySudo + "shellcheck"}, announces, 0, 1},
 		{"a user without sudo", user, "lint", "", nil, false, []string{bySudo + "shellcheck", "make lint cannot start"}, announces, 0, 0},
 		{"INSTALL=no as root", root, "lint", "INSTALL=no", nil, false, []string{byHand + "shellcheck", "INSTALL=no"}, announces, 0, 0},
-		{"INSTALL=no with sudo", user, "lint", "INSTALL=no", func(m *machine) { m.has("sudo", `shift; "$@"`) }, false, []string{bySudo + "shellcheck"}, announces, 0, 0},
-		{"no Debian", root, "lint", "", func(m *machine) { m.lacks("apt-get") }, false, []string{"no apt-get", "shellcheck"}, announces, 0, 0},
-		{"apt-get fails", root, "lint", "", func(m *machine) { m.has("apt-get", "echo 'E: no space left'; exit 100") }, false,
+		{"INSTALL=no with sudo", user, "lint", "INSTALL=no", with("sudo", passesOn), false,
+			[]string{bySudo + "shellcheck"}, announces, 0, 0},
+		{"no Debian", root, "lint", "", without("apt-get"), false, []string{"no apt-get", "shellcheck"}, announces, 0, 0},
+		{"apt-get fails", root, "lint", "", with("apt-get", "echo 'E: no space left'; exit 100"), false,
 			[]string{announces, "E: no space left", "could not install shellcheck"}, "", 3, 0},
 		{"lists that are too old", root, "lint", "", func(m *machine) {
 			m.has("apt-get", `case " $* " in *" update "*) echo >"$BIN/updated" ;; *) [ -e "$BIN/updated" ] || exit 100 ;; esac`+installs)
@@ -153,19 +166,21 @@ func TestPrepare(t *testing.T) {
 		{"another apt-get ends", root, "lint", "", func(m *machine) {
 			m.has("apt-get", `[ -e "$BIN/once" ] || { echo >"$BIN/once"; echo 'E: Could not get lock x'; exit 100; }`+installs)
 		}, true, []string{"waiting up to 2 s", "installed in"}, "", 2, 0},
-		{"installed, but not on the path", root, "lint", "", func(m *machine) { m.has("apt-get", "") }, false, []string{"shellcheck", "is its folder in PATH?"}, "", 1, 0},
-		{"nothing is missing", root, "lint", "", func(m *machine) { m.has("shellcheck", "") }, true, nil, announces, 0, 0},
+		{"installed, but not on the path", root, "lint", "", with("apt-get", ""), false,
+			[]string{"shellcheck", "is its folder in PATH?"}, "", 1, 0},
+		{"nothing is missing", root, "lint", "", with("shellcheck", ""), true, nil, announces, 0, 0},
 
 		{"images need nothing when their bases are made", root, "images", "", nil, true, nil, announces, 0, 0},
-		{"a registry that refuses", root, "images", "", func(m *machine) { m.has("docker", noBases+"pull) exit 1 ;; esac") }, true, []string{announces + "mmdebstrap"}, "", 1, 0},
-		{"a registry that is silent", root, "images", "", func(m *machine) { m.has("docker", noBases+"pull) exec sleep 60 ;; esac") }, true, []string{announces + "mmdebstrap"}, "", 1, 0},
+		{"a registry that refuses", root, "images", "", with("docker", refuses), true, []string{announces + "mmdebstrap"}, "", 1, 0},
+		{"a registry that is silent", root, "images", "", with("docker", silent), true, []string{announces + "mmdebstrap"}, "", 1, 0},
 		{"a registry that answers", root, "images", "", func(m *machine) {
 			m.has("docker", noBases+"pull) echo 'bookworm-slim: Pulling from library/debian'; exec sleep 60 ;; esac")
 		}, true, nil, announces, 0, 0},
-		{"bases that only root could make", user, "images", "", func(m *machine) { m.has("docker", noBases+"pull) exit 1 ;; esac") }, false,
+		{"bases that only root could make", user, "images", "", with("docker", refuses), false,
 			[]string{"sudo deploy/images/base.sh bookworm"}, announces, 0, 0},
-		{"no engine", root, "images", "", func(m *machine) { m.has("docker", "echo no route to it; exit 1") }, false, []string{"does not answer (no route to it)"}, announces, 0, 0},
-		{"no Go", root, "lint", "", func(m *machine) { m.lacks("go") }, false, []string{"go is not installed"}, announces, 0, 0},
+		{"no engine", root, "images", "", with("docker", "echo no route to it; exit 1"), false,
+			[]string{"does not answer (no route to it)"}, announces, 0, 0},
+		{"no Go", root, "lint", "", without("go"), false, []string{"go is not installed"}, announces, 0, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := newMachine(t, tt.uid)

@@ -10,5 +10,6 @@ tag=${CONTROLD_TAG:-dev}
 export CONTROLD_TEST_POSTGRES_IMAGE=controld/postgres:$tag CONTROLD_TEST_PGBOUNCER_IMAGE=controld/pgbouncer:$tag
 
 CGO_ENABLED=0 go build -C tools "${go_flags[@]}" -o ../build/testreport ./testreport
-mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build long$' bench cmd deploy internal | xargs dirname | sort -u | sed 's,^,./,')
+mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build long$' bench cmd deploy internal |
+	xargs dirname | sort -u | sed 's,^,./,')
 go test -json -tags long -p 1 -count=1 -timeout 180m -run "^TestLong.*${LONG:-}" "${packages[@]}" | build/testreport -v

@@ -65,8 +65,8 @@ func (a api) get(ctx context.Context, path string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
-// start posts to path, with an empty body, and returns the operation once it
-// has ended well. When it was called is told also if it failed.
+// start posts to path, with an empty body, and returns the operation once it has ended
+// well. It returns the time of the call too, also where that failed.
 func (a api) start(ctx context.Context, path string) (operation, time.Time, error) {
 	var op operation
 	called := time.Now()

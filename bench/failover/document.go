@@ -41,7 +41,7 @@ func (d *document) add(s *series) {
 	}
 }
 
-// verdict tells what did not hold, beyond figures: they are for the reader.
+// verdict returns what did not hold. How good the figures are is for the reader to say.
 func (d *document) verdict() error {
 	var errs []error
 	for _, s := range d.series {
@@ -82,7 +82,8 @@ Wrong: runs in which an acknowledged commit was lost, a row doubled, or anything
 `
 
 func (d *document) renderFigures(b *strings.Builder) {
-	b.WriteString("| | runs | U ms | median ms | p95 ms | max ms | median U | p95 U | max U | failed transactions | failed connects | wrong |\n")
+	b.WriteString("| | runs | U ms | median ms | p95 ms | max ms | median U | p95 U | max U |" +
+		" failed transactions | failed connects | wrong |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, s := range d.series {
 		values := s.values(s.figure)
@@ -138,7 +139,8 @@ func (d *document) renderPause(b *strings.Builder) {
 			continue
 		}
 		if !title {
-			b.WriteString("\n| medians, ms | `pause_ms` | outage beyond it | RESUME → first commit | RESUME → old primary streams | the same in U | longest transaction | longest new connection (max) |\n")
+			b.WriteString("\n| medians, ms | `pause_ms` | outage beyond it | RESUME → first commit | RESUME → old primary streams |" +
+				" the same in U | longest transaction | longest new connection (max) |\n")
 			b.WriteString("|---|---|---|---|---|---|---|---|\n")
 			title = true
 		}

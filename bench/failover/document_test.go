@@ -24,9 +24,14 @@ func sample(pause, outage time.Duration) result {
 	stats := probe.Stats{Acked: 100, Outage: probe.Stall{From: at, To: at.Add(outage)}, FirstCommit: outage,
 		Max: outage + ms, Openings: 9, OpeningsHeld: 1, OpeningMax: outage - ms}
 	return result{
-		failover: failover{pause: pause, resumed: at.Add(outage - 8*ms), streaming: 500 * ms, steps: []step{{"pause pooler", 5 * ms}, {"promote", pause / 2}}},
-		since:    stats,
-		whole:    stats,
+		failover: failover{
+			pause:     pause,
+			resumed:   at.Add(outage - 8*ms),
+			streaming: 500 * ms,
+			steps:     []step{{"pause pooler", 5 * ms}, {"promote", pause / 2}},
+		},
+		since: stats,
+		whole: stats,
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// An idle is what a cluster costs that nobody uses, each part in seconds of a
-// processor in a second, with controld and while it is stopped.
+// An idle is what a cluster costs that nobody uses, with controld and while controld is
+// stopped. Each part is in seconds of a processor in a second.
 type idle struct {
 	over  time.Duration
 	parts []idlePart
@@ -22,7 +22,8 @@ type idlePart struct {
 	with, without float64
 }
 
-// cost is what controld costs, and causes: what is less where it is stopped.
+// cost is what controld costs, and what it makes others use: by how much less is used
+// while it is stopped.
 func (i idle) cost() float64 {
 	sum := 0.0
 	for _, p := range i.parts {

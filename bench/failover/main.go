@@ -48,6 +48,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"controld/internal/testcluster"
 )
 
 type options struct {
@@ -82,7 +84,8 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.busy, "busy", 20, "planned failovers on a busy host")
 	flags.StringVar(&o.peer, "peer", "patroni", "what to measure beside it: patroni or none")
 	flags.IntVar(&o.peerRuns, "peer-runs", 10, "planned switchovers of the peer")
-	flags.DurationVar(&o.idle, "idle", time.Minute, "for how long what an idle cluster costs is measured, with controld and without; 0: not")
+	flags.DurationVar(&o.idle, "idle", time.Minute,
+		"for how long what an idle cluster costs is measured, with controld and without; 0: not")
 	flags.StringVar(&o.out, "out", "docs/benchmarks.md", "file whose section is written; empty: none")
 	flags.BoolVar(&o.verbose, "v", false, "show what make and docker print")
 	if err := flags.Parse(args); err != nil {
@@ -98,7 +101,7 @@ func parse(args []string) (options, error) {
 // run measures one system after the other, so that neither disturbs the other,
 // and writes what it has even if a later part fails.
 func run(ctx context.Context, o options) error {
-	root, err := moduleRoot()
+	root, err := testcluster.ModuleRoot()
 	if err != nil {
 		return err
 	}
@@ -123,22 +126,4 @@ func run(ctx context.Context, o options) error {
 		errs = append(errs, writeSection(o.out, doc.render()))
 	}
 	return errors.Join(append(errs, doc.verdict())...)
-}
-
-// moduleRoot is where go.mod is: make runs there.
-func moduleRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return "", errors.New("run it inside the repository: go.mod is not found")
-		}
-		dir = parent
-	}
 }

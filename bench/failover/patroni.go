@@ -69,7 +69,8 @@ func (p *patroni) build(ctx context.Context) error {
 	if _, err := p.sh.run(ctx, "deploy/images/base.sh", "bookworm"); err != nil {
 		return err
 	}
-	_, err := p.sh.run(ctx, "docker", "build", "-q", "--build-arg", "BASE=controld/base:bookworm", "-t", patroniImage, "bench/failover/patroni")
+	_, err := p.sh.run(ctx, "docker", "build", "-q",
+		"--build-arg", "BASE=controld/base:bookworm", "-t", patroniImage, "bench/failover/patroni")
 	return err
 }
 
@@ -128,8 +129,8 @@ func (p *patroni) primary(ctx context.Context) (server, error) {
 	return findLeader(ctx, p.nodes)
 }
 
-// settled waits until the standby streams and Patroni itself knows it, which
-// takes it another loop: a switchover is refused before.
+// settled waits until the standby streams and Patroni itself knows it. That takes it
+// another loop, and before that it refuses a switchover.
 func (p *patroni) settled(ctx context.Context) error {
 	err := poll(ctx, 300*time.Millisecond, func(ctx context.Context) error {
 		leader, err := leaderNow(ctx, p.admin)

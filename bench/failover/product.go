@@ -53,8 +53,8 @@ func newProduct(ctx context.Context, sh shell) (*product, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Nothing of a cluster that the caller's own shell is set up for, whose
-	// secrets would go with this one.
+	// The caller's shell may be set up for another cluster. Nothing of that is passed
+	// on: that cluster's secrets would be removed with this one.
 	p.sh.env = []string{"CONTROLD_PREFIX=" + p.prefix, "CONTROLD_SUBNET=" + subnet,
 		"CONTROLD_TAG=bench", "CONTROLD_SECRETS_DIR=", "CONTROLD_SETTINGS="}
 	for i, name := range []string{"NODE1", "NODE2", "POOLER", "REDIS", "API"} {
@@ -155,8 +155,8 @@ func (p *product) settled(ctx context.Context) error {
 	})
 }
 
-// planned goes to and fro, by the two ways that there are. The first of the
-// nodes led the new cluster, so it is the preferred one.
+// planned moves the primary there by a failover, and back by a failback. The first of
+// the nodes led the new cluster, so it is the preferred one.
 func (p *product) planned(ctx context.Context, _ int, leader server) (failover, error) {
 	if leader.name == p.nodes[0].name {
 		return p.do(ctx, "/failover")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"controld/internal/api/gen"
 	"controld/internal/client"
 	"controld/internal/config"
 )
@@ -175,9 +176,9 @@ func (c *cli) checkAPI(ctx context.Context) []finding {
 	case err != nil:
 		return append(findings, failed("health", err))
 	case health.Status == "down":
-		return append(findings, failed("health", fmt.Errorf("%s: %s\n%s", health.Status, text(health.Detail), deref(health.Do))))
+		return append(findings, failed("health", fmt.Errorf("%s: %s\n%s", health.Status, text(health.Detail), gen.Value(health.Do))))
 	case health.Status == "degraded":
-		return append(findings, ok("health", "%s: %s\n%s", health.Status, text(health.Detail), deref(health.Do)))
+		return append(findings, ok("health", "%s: %s\n%s", health.Status, text(health.Detail), gen.Value(health.Do)))
 	}
 	return append(findings, ok("health", "%s", health.Status))
 }

@@ -24,6 +24,7 @@ import (
 
 	"controld/internal/api"
 	"controld/internal/api/apitest"
+	"controld/internal/api/command"
 	"controld/internal/api/gen"
 	"controld/internal/config"
 	"controld/internal/operation"
@@ -44,6 +45,8 @@ type daemon struct {
 const (
 	viewerToken   = "viewer-secret-0001"
 	operatorToken = "operator-secret-0002"
+
+	firstID = "01954d0e-7b1a-7c3e-9f00-000000000001" // of the first operation that the fake begins
 )
 
 func startDaemon(t *testing.T, change ...func(*api.Options)) *daemon {
@@ -58,7 +61,8 @@ func startDaemon(t *testing.T, change ...func(*api.Options)) *daemon {
 	fake.Interval = 10 * 365 * 24 * time.Hour // the test's clock stands still
 	o := api.Options{
 		Cluster: fake, Operations: fake, Tokens: tokens, Nodes: fake.Nodes(), Interval: fake.Interval,
-		Log: slog.New(slog.DiscardHandler),
+		Capabilities: []command.Set{fake.Backups},
+		Log:          slog.New(slog.DiscardHandler),
 	}
 	for _, c := range change {
 		c(&o)
@@ -127,14 +131,16 @@ func TestOutput(t *testing.T) {
 		{name: "status", args: []string{"status"}},
 		{name: "status-after-failover", before: commands("failover"), args: []string{"status"}},
 		{name: "status-no-primary", change: func(f *apitest.Fake) { f.SetPrimary("") }, args: []string{"status"}, code: exitError},
-		{name: "status-nothing-observed", change: func(f *apitest.Fake) { f.Observed(time.Time{}) }, args: []string{"status"}, code: exitError},
+		{name: "status-nothing-observed", change: func(f *apitest.Fake) { f.Observed(time.Time{}) },
+			args: []string{"status"}, code: exitError},
 		{name: "failover", args: []string{"failover", "--reason", "kernel update"}},
 		{name: "failover-json", args: []string{"failover", "-o", "json"}},
 		{name: "failover-dry-run", args: []string{"failover", "--dry-run"}},
 		{name: "failover-dry-run-refused", change: refusal, args: []string{"failover", "--dry-run"}, code: exitRefused},
 		{name: "failover-refused", change: refusal, args: []string{"failover"}, code: exitRefused},
 		{name: "failover-undone", change: func(f *apitest.Fake) { f.End = operation.Undone }, args: []string{"failover"}, code: exitUndone},
-		{name: "failover-incomplete", change: func(f *apitest.Fake) { f.End = operation.Incomplete }, args: []string{"failover"}, code: exitIncomplete},
+		{name: "failover-incomplete", change: func(f *apitest.Fake) { f.End = operation.Incomplete },
+			args: []string{"failover"}, code: exitIncomplete},
 		{name: "failover-unknown-target", args: []string{"failover", "--target", "pg9"}, code: exitUsage},
 		{name: "failover-unknown-mode", args: []string{"failover", "--mode", "quick"}, code: exitUsage},
 		{name: "failback-dry-run-already", args: []string{"failback", "--dry-run"}},
@@ -145,13 +151,13 @@ func TestOutput(t *testing.T) {
 		{name: "operations-list-page", before: commands("failover", "failback"), args: []string{"operations", "list", "--limit", "1"}},
 		{name: "operations", before: commands("failover", "failback"), args: []string{"operations", "--kind", "failback"}},
 		{name: "operations-list-empty", args: []string{"operations", "list"}},
-		{name: "operations-show", before: commands("failover"), args: []string{"operations", "show", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
-		{name: "operations-follow", before: commands("failover"), args: []string{"operations", "follow", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
-		{name: "operations-cancel-ended", before: commands("failover"), args: []string{"operations", "cancel", "01954d0e-7b1a-7c3e-9f00-000000000001"}, code: exitRefused},
-		{name: "operations-show-incomplete", before: incomplete, args: []string{"operations", "show", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
-		{name: "operations-cancel-incomplete", before: incomplete, args: []string{"operations", "cancel", "01954d0e-7b1a-7c3e-9f00-000000000001"}},
+		{name: "operations-show", before: commands("failover"), args: []string{"operations", "show", firstID}},
+		{name: "operations-follow", before: commands("failover"), args: []string{"operations", "follow", firstID}},
+		{name: "operations-cancel-ended", before: commands("failover"), args: []string{"operations", "cancel", firstID}, code: exitRefused},
+		{name: "operations-show-incomplete", before: incomplete, args: []string{"operations", "show", firstID}},
+		{name: "operations-cancel-incomplete", before: incomplete, args: []string{"operations", "cancel", firstID}},
 		{name: "operations-list-given-up", before: givenUp, args: []string{"operations"}},
-		{name: "operations-follow-given-up", before: givenUp, args: []string{"operations", "follow", "01954d0e-7b1a-7c3e-9f00-000000000001"}, code: exitIncomplete},
+		{name: "operations-follow-given-up", before: givenUp, args: []string{"operations", "follow", firstID}, code: exitIncomplete},
 		{name: "operations-show-unknown", args: []string{"operations", "show", "nine"}, code: exitUsage},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -193,7 +199,7 @@ func incomplete(d *daemon) {
 // givenUp leaves one that was cancelled there.
 func givenUp(d *daemon) {
 	incomplete(d)
-	commands("operations cancel 01954d0e-7b1a-7c3e-9f00-000000000001")(d)
+	commands("operations cancel " + firstID)(d)
 }
 
 // What is refused before a mode is chosen has none.
@@ -207,13 +213,15 @@ func TestPlanWithoutAMode(t *testing.T) {
 }
 
 func refusal(f *apitest.Fake) {
-	f.Refusal = operation.Refuse("long-transaction", map[string]any{"pid": 4711, "age_ms": 15000}, "pid 4711 (app, report) has a transaction open for 15 s; end it or wait for it")
+	f.Refusal = operation.Refuse("long-transaction", map[string]any{"pid": 4711, "age_ms": 15000},
+		"pid 4711 (app, report) has a transaction open for 15 s; end it or wait for it")
 }
 
 func TestJSONIsTheAPIs(t *testing.T) {
 	d := startDaemon(t)
 	var s status
-	if err := json.Unmarshal([]byte(d.run("status", "-o", "json").stdout), &s); err != nil || deref(s.Cluster.Primary) != "postgres_master" || s.Health.Status != "ok" {
+	err := json.Unmarshal([]byte(d.run("status", "-o", "json").stdout), &s)
+	if err != nil || gen.Value(s.Cluster.Primary) != "postgres_master" || s.Health.Status != "ok" {
 		t.Errorf("%+v %v", s, err)
 	}
 	var op gen.Operation
@@ -335,7 +343,8 @@ func TestNoWait(t *testing.T) {
 	if busy := d.run("failback"); busy.code != exitRefused || !strings.Contains(busy.stderr, "operation-running") {
 		t.Errorf("%+v", busy)
 	}
-	if late := d.run("failover", "--idempotency-key", "k", "--timeout", "100ms"); late.code != exitUnreachable || !strings.Contains(late.stderr, "not finished within 100ms (--timeout); the operation goes on") {
+	late := d.run("failover", "--idempotency-key", "k", "--timeout", "100ms")
+	if late.code != exitUnreachable || !strings.Contains(late.stderr, "not finished within 100ms (--timeout); the operation goes on") {
 		t.Errorf("%+v", late)
 	}
 	close(d.fake.Gate)
@@ -348,6 +357,7 @@ func TestWaitEndsEarly(t *testing.T) {
 		<-r.Context().Done()
 	}))
 	t.Cleanup(hanging.Close)
+	const late = "not finished within 100ms (--timeout)"
 	for _, tt := range []struct {
 		name      string
 		url       string // empty: a daemon whose operations do not end
@@ -356,10 +366,14 @@ func TestWaitEndsEarly(t *testing.T) {
 		code      int
 		wants     []string
 	}{
-		{"timeout", "", "failover --timeout 100ms", false, exitUnreachable, []string{"not finished within 100ms (--timeout)", "operations follow 01954d0e", "operations cancel 01954d0e"}},
-		{"timeout before an answer", hanging.URL, "failover --timeout 100ms", false, exitUnreachable, []string{"not finished within 100ms (--timeout)", "controld operations"}},
-		{"timeout of a dry run", hanging.URL, "failback --dry-run --timeout 100ms", false, exitUnreachable, []string{"not finished within 100ms (--timeout)", "nothing was changed"}},
-		{"interrupt", "", "failover", true, exitError, []string{"interrupted; the operation goes on in the daemon", "operations follow 01954d0e"}},
+		{"timeout", "", "failover --timeout 100ms", false, exitUnreachable,
+			[]string{late, "operations follow 01954d0e", "operations cancel 01954d0e"}},
+		{"timeout before an answer", hanging.URL, "failover --timeout 100ms", false, exitUnreachable,
+			[]string{late, "controld operations"}},
+		{"timeout of a dry run", hanging.URL, "failback --dry-run --timeout 100ms", false, exitUnreachable,
+			[]string{late, "nothing was changed"}},
+		{"interrupt", "", "failover", true, exitError,
+			[]string{"interrupted; the operation goes on in the daemon", "operations follow 01954d0e"}},
 		{"interrupt before an answer", hanging.URL, "failover", true, exitError, []string{"interrupted; if the daemon has begun"}},
 		{"interrupt of a reading command", hanging.URL, "operations list", true, exitError, []string{"controld: interrupted\n"}},
 	} {
@@ -395,7 +409,8 @@ func TestTerminalShowsTheStepThatRuns(t *testing.T) {
 	p.show(gen.Operation{Steps: []gen.Step{{Name: "pause pooler", State: "running"}}})
 	p.show(gen.Operation{Steps: []gen.Step{{Name: "pause pooler", State: "done", DurationMs: &took}, {Name: "promote", State: "pending"}}})
 	p.end()
-	if out := b.String(); !strings.Contains(out, "...               pause pooler\r") || !strings.HasSuffix(out, "done        12 ms  pause pooler\n") {
+	out := b.String()
+	if !strings.Contains(out, "...               pause pooler\r") || !strings.HasSuffix(out, "done        12 ms  pause pooler\n") {
 		t.Errorf("%q", out)
 	}
 }
@@ -464,7 +479,9 @@ func TestCheck(t *testing.T) {
 	if out.code != exitError {
 		t.Errorf("%+v", out)
 	}
-	for _, want := range []string{"container engine  failed", "start Docker", "API               ok", "token             ok", "health            ok"} {
+	for _, want := range []string{
+		"container engine  failed", "start Docker", "API               ok", "token             ok", "health            ok",
+	} {
 		if !strings.Contains(out.stdout, want) {
 			t.Errorf("no %q in\n%s", want, out.stdout)
 		}
@@ -473,7 +490,8 @@ func TestCheck(t *testing.T) {
 	if out := d.run("check", "-o", "json"); out.code != exitError || !strings.Contains(out.stdout, `"failed"`) {
 		t.Errorf("%+v", out)
 	}
-	if out := d.run("check", "--daemon"); out.code != exitError || strings.Contains(out.stdout, "API") || !strings.Contains(out.stdout, "container engine  failed") {
+	out = d.run("check", "--daemon")
+	if out.code != exitError || strings.Contains(out.stdout, "API") || !strings.Contains(out.stdout, "container engine  failed") {
 		t.Errorf("%+v", out)
 	}
 	listener, err := net.Listen("unix", socket)
@@ -484,7 +502,8 @@ func TestCheck(t *testing.T) {
 	if out := d.run("check", "--daemon"); out.code != 0 || !strings.Contains(out.stdout, "container engine  ok") {
 		t.Errorf("%+v", out)
 	}
-	if out := d.run("check", "--daemon", "--config", "testdata/unknown.yaml"); out.code != exitError || !strings.Contains(out.stdout, "postgres.shared_bufers") {
+	out = d.run("check", "--daemon", "--config", "testdata/unknown.yaml")
+	if out.code != exitError || !strings.Contains(out.stdout, "postgres.shared_bufers") {
 		t.Errorf("%+v", out)
 	}
 }

@@ -31,7 +31,7 @@ controld failover is the way.
 		if err != nil {
 			return err
 		}
-		r := gen.FailbackRequest{Reason: optional(w.reason), CancelRunning: optional(w.cancelRunning)}
+		r := gen.FailbackRequest{Reason: gen.Optional(w.reason), CancelRunning: gen.Optional(w.cancelRunning)}
 		if dryRun {
 			return c.plan(cmd.Context(), *w, func(ctx context.Context) (gen.Plan, error) { return api.PlanFailback(ctx, r) })
 		}

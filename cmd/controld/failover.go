@@ -53,8 +53,8 @@ and what is printed says who could lead and by which command.
 			return err
 		}
 		r := gen.FailoverRequest{
-			Target: optional(target), Mode: optional(gen.FailoverRequestMode(mode)), Reason: optional(w.reason), ExpectedPrimary: optional(expected),
-			CancelRunning: optional(w.cancelRunning),
+			Target: gen.Optional(target), Mode: gen.Optional(gen.FailoverRequestMode(mode)), Reason: gen.Optional(w.reason),
+			ExpectedPrimary: gen.Optional(expected), CancelRunning: gen.Optional(w.cancelRunning),
 		}
 		if cmd.Flags().Changed("max-loss-bytes") {
 			r.MaxLossBytes = &maxLoss // 0 is a bound too

@@ -57,7 +57,7 @@ func (c *cli) operationsList() *cobra.Command {
 				return err
 			}
 			page, err := api.Operations(cmd.Context(), gen.ListOperationsParams{
-				Kind: optional(kind), State: optional(gen.OperationState(state)), Limit: &limit, After: optional(after),
+				Kind: gen.Optional(kind), State: gen.Optional(gen.OperationState(state)), Limit: &limit, After: gen.Optional(after),
 			})
 			if err != nil {
 				return err
@@ -80,7 +80,7 @@ func writeOperations(w io.Writer, page gen.OperationList) {
 	}
 	rows := [][]string{{"ID", "STARTED", "KIND", "MODE", "STATE", "FROM", "TO", "PAUSE", "LOST", "BY", "REASON"}}
 	for _, op := range page.Operations {
-		result := deref(op.Result)
+		result := gen.Value(op.Result)
 		rows = append(rows, []string{
 			op.ID, op.StartedAt.UTC().Format(time.RFC3339), op.Kind, text(op.Mode), state(op),
 			word(result["from"]), word(result["to"]), pause(result), lost(result), op.RequestedBy, text(op.Reason),
@@ -170,7 +170,7 @@ func writeOperation(w io.Writer, op gen.Operation) {
 			if st.DurationMs != nil {
 				duration = span(fromMS(*st.DurationMs))
 			}
-			rows = append(rows, []string{st.Name, string(st.State), duration, deref(st.Error)})
+			rows = append(rows, []string{st.Name, string(st.State), duration, gen.Value(st.Error)})
 		}
 		table(w, rows)
 	}

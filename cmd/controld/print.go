@@ -47,14 +47,6 @@ func text[T ~string](p *T) string {
 	return string(*p)
 }
 
-func deref[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
-	}
-	return *p
-}
-
 // size writes bytes for a person.
 func size(bytes int64) string {
 	units := []string{"B", "kB", "MB", "GB", "TB"}

@@ -53,7 +53,7 @@ func (p *progress) show(op gen.Operation) {
 		}
 		p.written[name] = state
 		p.clear()
-		fmt.Fprintf(p.w, "  %-8s %8s  %s%s\n", state, span(fromMS(deref(st.DurationMs))), st.Name, because(st.Error))
+		fmt.Fprintf(p.w, "  %-8s %8s  %s%s\n", state, span(fromMS(gen.Value(st.DurationMs))), st.Name, because(st.Error))
 	}
 	switch {
 	case op.WaitsFor != nil && !ended(op):
@@ -86,7 +86,7 @@ func (p *progress) showProgress(step string, far gen.Progress) {
 		}
 		return
 	}
-	if deref(far.Total) == 0 { // a bar would be a guess
+	if gen.Value(far.Total) == 0 { // a bar would be a guess
 		p.line("  ...               " + text)
 		return
 	}
@@ -107,13 +107,13 @@ func howFar(p gen.Progress) string {
 		amount = size
 	}
 	parts := []string{amount(p.Done)}
-	if total := deref(p.Total); total > 0 {
+	if total := gen.Value(p.Total); total > 0 {
 		parts[0] += " of " + amount(total)
 	}
-	if rate := deref(p.Rate); rate > 0 {
+	if rate := gen.Value(p.Rate); rate > 0 {
 		parts = append(parts, amount(int64(rate))+"/s")
 	}
-	if eta := deref(p.EtaMs); eta > 0 {
+	if eta := gen.Value(p.EtaMs); eta > 0 {
 		parts = append(parts, span(fromMS(eta))+" left")
 	}
 	return p.Phase + " " + strings.Join(parts, ", ")

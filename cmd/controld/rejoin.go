@@ -33,8 +33,13 @@ basebackup  copy the primary anew; the node's data directory is removed first
 		if err != nil {
 			return err
 		}
-		r := gen.RejoinRequest{Method: optional(gen.RejoinRequestMethod(method)), Reason: optional(w.reason), CancelRunning: optional(w.cancelRunning)}
-		return c.carryOut(cmd.Context(), api, *w, func(ctx context.Context) (gen.Operation, error) { return api.Rejoin(ctx, args[0], r, w.key) })
+		r := gen.RejoinRequest{
+			Method: gen.Optional(gen.RejoinRequestMethod(method)), Reason: gen.Optional(w.reason),
+			CancelRunning: gen.Optional(w.cancelRunning),
+		}
+		return c.carryOut(cmd.Context(), api, *w, func(ctx context.Context) (gen.Operation, error) {
+			return api.Rejoin(ctx, args[0], r, w.key)
+		})
 	}
 	return cmd
 }

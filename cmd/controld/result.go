@@ -83,7 +83,7 @@ func estimated(yes bool) string {
 	return ""
 }
 
-func title(op gen.Operation) string { return kindAndMode(op.Kind, deref(op.Mode)) }
+func title(op gen.Operation) string { return kindAndMode(op.Kind, gen.Value(op.Mode)) }
 
 // kindAndMode is the kind alone where no mode was chosen.
 func kindAndMode(kind, mode string) string {

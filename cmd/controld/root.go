@@ -101,7 +101,8 @@ daemon's own machine none is needed where its setting api.anonymous allows that.
 	flags.StringVar(&c.tokenFile, "token-file", "", "a file with the token (default: the variable CONTROLD_TOKEN)")
 	completeWords(root, "output", "table", "json")
 	root.AddCommand(
-		c.serveCommand(), c.statusCommand(), c.failoverCommand(), c.failbackCommand(), c.startCommand(), c.rejoinCommand(),
+		c.serveCommand(), c.statusCommand(), c.failoverCommand(), c.failbackCommand(), c.backupCommand(),
+		c.startCommand(), c.rejoinCommand(),
 		c.operationsCommand(), c.checkCommand(), c.versionCommand(),
 	)
 	return root

@@ -28,8 +28,10 @@ another node leads, the node is rejoined as its standby: the operation is a rejo
 		if err != nil {
 			return err
 		}
-		r := gen.StartRequest{Reason: optional(w.reason), CancelRunning: optional(w.cancelRunning)}
-		return c.carryOut(cmd.Context(), api, *w, func(ctx context.Context) (gen.Operation, error) { return api.StartNode(ctx, args[0], r, w.key) })
+		r := gen.StartRequest{Reason: gen.Optional(w.reason), CancelRunning: gen.Optional(w.cancelRunning)}
+		return c.carryOut(cmd.Context(), api, *w, func(ctx context.Context) (gen.Operation, error) {
+			return api.StartNode(ctx, args[0], r, w.key)
+		})
 	}
 	return cmd
 }

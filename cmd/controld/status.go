@@ -184,7 +184,7 @@ func lag(n gen.Node) string {
 	if n.LagBytes != nil {
 		bytes = size(*n.LagBytes)
 	}
-	return bytes + ", " + span(time.Duration(deref(n.LagMs))*time.Millisecond)
+	return bytes + ", " + span(time.Duration(gen.Value(n.LagMs))*time.Millisecond)
 }
 
 // nodeState is the one word that matters most.
@@ -247,7 +247,7 @@ func poolerLine(p gen.Pooler) string {
 }
 
 func held(op gen.Operation) string {
-	if p := pause(deref(op.Result)); p != "-" {
+	if p := pause(gen.Value(op.Result)); p != "-" {
 		return ", clients held for " + p
 	}
 	return ""

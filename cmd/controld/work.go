@@ -29,19 +29,12 @@ func (c *cli) workFlags(cmd *cobra.Command) *work {
 	f := cmd.Flags()
 	f.StringVar(&w.reason, "reason", "", "why, for the audit")
 	f.StringVar(&w.key, "idempotency-key", "", "repeat the command with the same key to join the first one's operation")
-	f.BoolVar(&w.cancelRunning, "cancel-running", false, "cancel the operation that is in the way, where it may be cancelled for another, instead of being refused")
+	f.BoolVar(&w.cancelRunning, "cancel-running", false,
+		"cancel the operation that is in the way, where it may be cancelled for another, instead of being refused")
 	f.BoolVar(&w.noWait, "no-wait", false, "start it and return at once")
-	f.DurationVar(&w.timeout, "timeout", 0, "stop waiting after this time, such as 30s; the operation goes on in the daemon (default: wait)")
+	f.DurationVar(&w.timeout, "timeout", 0,
+		"stop waiting after this time, such as 30s; the operation goes on in the daemon (default: wait)")
 	return w
-}
-
-// optional leaves out what was not given.
-func optional[T comparable](v T) *T {
-	var zero T
-	if v == zero {
-		return nil
-	}
-	return &v
 }
 
 // bound is ctx for as long as --timeout allows.
@@ -130,7 +123,9 @@ func (e *unfinished) Error() string {
 	case e.operation == "":
 		return why + "; if the daemon has begun the operation, it goes on there\n  See: controld operations"
 	}
-	return fmt.Sprintf("%s; the operation goes on in the daemon\n  See it: controld operations follow %[2]s\n  Stop it: controld operations cancel %[2]s", why, e.operation)
+	return fmt.Sprintf("%s; the operation goes on in the daemon\n"+
+		"  See it: controld operations follow %[2]s\n"+
+		"  Stop it: controld operations cancel %[2]s", why, e.operation)
 }
 
 func (e *unfinished) Unwrap() error { return e.cause }

@@ -1,7 +1,8 @@
 // Command controld-node is the first process of the containers that controld
-// manages: of a PostgreSQL server (controld-node postgres) and of PgBouncer
-// (controld-node pgbouncer). It is also what a server's restore_command calls
-// (controld-node restore-wal).
+// manages: of a PostgreSQL server (controld-node postgres), of PgBouncer
+// (controld-node pgbouncer) and of the host of backups (controld-node pgbackrest).
+// It is also what a server's restore_command calls (controld-node restore-wal), and
+// what stands before pgBackRest under its name.
 package main
 
 import (
@@ -11,22 +12,28 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"controld/internal/node"
+	"controld/internal/node/archive"
 	"controld/internal/node/child"
 	"controld/internal/node/pooler"
+	"controld/internal/node/runner"
 	"controld/internal/node/server"
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == filepath.Base(archive.Link) {
+		os.Exit(archive.Main(context.Background(), os.Args[1:]))
+	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	if len(os.Args) == 5 && os.Args[1] == "restore-wal" {
 		os.Exit(restoreWAL(os.Args[2], os.Args[3], os.Args[4]))
 	}
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: controld-node postgres|pgbouncer, or controld-node restore-wal DATADIR NAME PATH")
+		fmt.Fprintln(os.Stderr, "usage: controld-node postgres|pgbouncer|pgbackrest, or controld-node restore-wal DATADIR NAME PATH")
 		os.Exit(2)
 	}
 	code, err := run(os.Args[1], log)
@@ -67,11 +74,18 @@ func run(what string, log *slog.Logger) (int, error) {
 			return 1, err
 		}
 		return 0, nil
+	case "pgbackrest":
+		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGQUIT)
+		defer stop()
+		if err := runner.New(runner.BackRest(), reaper, log).Run(ctx); err != nil {
+			return 1, err
+		}
+		return 0, nil
 	case "pgbouncer":
 		signals := make(chan os.Signal, 8)
 		signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
 		defer signal.Stop(signals)
 		return pooler.New(pooler.DefaultConfig(), reaper, log).Run(context.Background(), signals)
 	}
-	return 2, fmt.Errorf("unknown init %q: postgres or pgbouncer", what)
+	return 2, fmt.Errorf("unknown init %q: postgres, pgbouncer or pgbackrest", what)
 }

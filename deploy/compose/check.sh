@@ -23,8 +23,12 @@ read_engine() {
 		[ "$state" != running ] || running+="$name "
 		for port in $(grep -o ':[0-9]*->' <<<"$ports" | tr -d ':>-'); do publisher[$port]=$name; done
 	done < <(docker ps -a --format '{{.Names}}|{{.Label "controld.cluster"}}|{{.State}}|{{.Ports}}')
-	while IFS='|' read -r name label; do owner[volume $name]=$label; done < <(docker volume ls --format '{{.Name}}|{{.Label "controld.cluster"}}')
-	while IFS='|' read -r name label; do owner[network $name]=$label; done < <(docker network ls --format '{{.Name}}|{{.Label "controld.cluster"}}')
+	while IFS='|' read -r name label; do
+		owner[volume $name]=$label
+	done < <(docker volume ls --format '{{.Name}}|{{.Label "controld.cluster"}}')
+	while IFS='|' read -r name label; do
+		owner[network $name]=$label
+	done < <(docker network ls --format '{{.Name}}|{{.Label "controld.cluster"}}')
 }
 
 # check_name finds a container, volume or network of somebody else's that has

@@ -10,7 +10,7 @@ for node in "${nodes[@]}"; do
 	[ "$node" = "$leader" ] || standbys+=("$node")
 done
 
-for service in controld pgbouncer "$leader" "${standbys[@]}" redis; do
+for service in controld pgbouncer "$leader" "${standbys[@]}" pgbackrest redis; do
 	name=$prefix$service
 	if is_ours container "$name" && is_running "$name"; then
 		say "stopping $name"

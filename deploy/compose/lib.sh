@@ -79,8 +79,6 @@ is_ours() { # container|volume|network, name
 	[ "$(docker "$1" inspect --format "{{index $labels \"controld.cluster\"}}" "$2" 2>/dev/null)" = "$cluster" ]
 }
 
-exists() { docker "$1" inspect "$2" >/dev/null 2>&1; }
-
 is_running() { [ "$(docker container inspect --format '{{.State.Running}}' "$1" 2>/dev/null)" = true ]; }
 
 # published prints the port of this machine at which a container's port is
@@ -118,8 +116,8 @@ cluster=${prefix:-default} # the value of the label controld.cluster
 project=${prefix}controld  # unlike any other prefix's: compose changes nothing in these letters
 network=${prefix}controld
 nodes=(postgres_master postgres_slave)
-services=("${nodes[@]}" pgbouncer redis controld)
-volumes=(node1-data node2-data node1-order node2-order pgbouncer-config redis-data controld-state)
+services=("${nodes[@]}" pgbouncer pgbackrest redis controld)
+volumes=(node1-data node2-data node1-order node2-order pgbouncer-config pgbackrest-control pgbackrest-repo redis-data controld-state)
 
 settings_file=${CONTROLD_SETTINGS:-$root/.controld/settings${prefix:+-$prefix}.env}
 load_settings
@@ -129,6 +127,6 @@ case $CONTROLD_SECRETS_DIR in /*) ;; *) CONTROLD_SECRETS_DIR=$root/$CONTROLD_SEC
 export CONTROLD_SECRETS_DIR
 secrets=(
 	role_app role_controld role_replicator role_rewind role_pooler
-	redis_password
+	redis_password backup_passphrase
 	token_viewer token_operator token_admin
 )

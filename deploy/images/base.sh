@@ -145,8 +145,8 @@ configure_dpkg() { # root
 	END
 }
 
-# slim removes what mmdebstrap has unpacked by itself, without dpkg, and what it
-# took from this machine.
+# slim removes documentation that mmdebstrap has unpacked by itself, without dpkg, and
+# the files that it took from this machine.
 slim() { # root
 	local root=${1:?} part
 	find "$root/usr/share/doc" -mindepth 2 ! -name copyright ! -type d -delete
@@ -198,8 +198,9 @@ bootstrapped() {
 	sources "$mirror" >"$work/sources"
 	apt_settings >"$work/apt"
 	# The archive goes by way of a file: the engine takes the end of a pipe for
-	# the end of the archive, also where its writer was killed. /dev is the
-	# engine's own, and the policy-rc.d that mmdebstrap makes it would remove.
+	# the end of the archive, also where the pipe's writer was killed. Two steps of
+	# mmdebstrap are skipped: the engine makes /dev itself, and mmdebstrap would
+	# remove the policy-rc.d that slim has made.
 	TMPDIR=$work apart mmdebstrap --mode=root --variant=minbase --format=tar --keyring="$keyring" \
 		--aptopt="$work/apt" --setup-hook="$(hook configure_dpkg)" --customize-hook="$(hook slim)" \
 		--skip=output/dev,chroot/policy-rc.d "${options[@]}" "$suite" "$work/root.tar" "$work/sources" >"$work/log" 2>&1 || {
@@ -210,8 +211,8 @@ bootstrapped() {
 	await docker import --change 'CMD ["bash"]' "$work/root.tar" "$image" >/dev/null
 }
 
-# lock lets one of several that make the same base go first. It is the engine's
-# one name, so the lock is the machine's and not the checkout's.
+# lock lets one of several that make the same base go first. The base's name is one
+# for the whole engine, so the lock is the machine's and not the checkout's.
 lock() {
 	exec 9>>"/run/controld-base-$suite.lock"
 	flock -n 9 || {

@@ -2,12 +2,12 @@
 # Builds one image, controld/IMAGE:TAG, from the binaries in a directory. Where
 # its inputs have not changed it comes out of the engine's layer cache.
 #
-# usage: deploy/images/build.sh postgres|pgbouncer|redis|controld BINARIES TAG
-#        deploy/images/build.sh packages postgres|pgbouncer
+# usage: deploy/images/build.sh postgres|pgbouncer|pgbackrest|redis|controld BINARIES TAG
+#        deploy/images/build.sh packages postgres|pgbouncer|pgbackrest
 #            only the layers that need no binary: they can be made beside the binaries
 . "$(dirname "$0")/../lib.sh"
 
-usage="usage: $0 postgres|pgbouncer|redis|controld BINARIES TAG, or packages postgres|pgbouncer"
+usage="usage: $0 postgres|pgbouncer|pgbackrest|redis|controld BINARIES TAG, or packages postgres|pgbouncer|pgbackrest"
 here=$(cd "$(dirname "$0")" && pwd)
 if [ "${1:-}" = packages ]; then
 	name=${2:-} binaries=
@@ -20,7 +20,7 @@ image=controld/$name:${3:-}
 # What an image is made of: its base and, beside its Dockerfile, its context.
 case $name in
 postgres) suite=bookworm folder=$binaries files=(controld-node) ;;
-pgbouncer) suite=trixie folder=$binaries files=(controld-node) ;;
+pgbouncer | pgbackrest) suite=trixie folder=$binaries files=(controld-node) ;;
 redis) suite=bookworm folder=$here/redis files=(entrypoint.sh) ;;
 controld) suite=bookworm folder=$binaries files=(controld) ;;
 *) die "$usage" ;;
@@ -70,8 +70,8 @@ context -C "$folder" "${files[@]}"
 build -t "$image"
 [ "$old" != "$(id "$image")" ] || exit 0
 say "built $image in $SECONDS s"
-# What the tag pointed to goes, unless another tag or a container needs it.
-# (docker rmi would take an image's last tag with it, whoever that belongs to.)
+# The image that the tag pointed to goes, unless another tag or a container needs it.
+# (docker rmi would remove an image's last tag too, whoever that belongs to.)
 if [ "$(docker image inspect --format '{{len .RepoTags}}' "$old" 2>/dev/null)" = 0 ]; then
 	docker rmi "$old" >/dev/null 2>&1 || true
 fi

@@ -21,10 +21,10 @@ const anonymousCaller = "anonymous"
 // where the caller is on this machine and no foreign page in a browser of it.
 func (s *Server) anonymous(r *http.Request) (Role, error) {
 	if s.anonymousRole == "" {
-		return "", &requestError{kind: errUnauthorized, field: "Authorization", detail: "No token was sent. " + s.howToAuthenticate()}
+		return "", unauthorized("No token was sent. " + s.howToAuthenticate())
 	}
 	if err := s.machine.sends(r); err != nil {
-		return "", &requestError{kind: errUnauthorized, field: "Authorization", detail: fmt.Sprintf("No token was sent, and %v. %s", err, s.howToAuthenticate())}
+		return "", unauthorized(fmt.Sprintf("No token was sent, and %v. %s", err, s.howToAuthenticate()))
 	}
 	if err := foreign(r); err != nil {
 		return "", err
@@ -115,7 +115,8 @@ func foreign(r *http.Request) error {
 	port, ok := loopbackPort(r.Host)
 	if !ok || r.URL.Host != "" { // the latter: a request to a proxy, whose Host is not to be seen
 		return &requestError{kind: errForeign, field: "Host", allowed: "localhost, 127.0.0.1 or [::1]",
-			detail: fmt.Sprintf("Without a token this API is called by an address of this machine: http://127.0.0.1:PORT, and not by the Host %q. Use that, or send a token: %s", r.Host, tokenHint)}
+			detail: fmt.Sprintf("Without a token this API is called by an address of this machine: http://127.0.0.1:PORT, "+
+				"and not by the Host %q. Use that, or send a token: %s", r.Host, tokenHint)}
 	}
 	if origins, sent := r.Header["Origin"]; sent {
 		for _, origin := range origins {
@@ -136,7 +137,8 @@ func foreign(r *http.Request) error {
 
 func foreignPage(header, value, allowed string) error {
 	return &requestError{kind: errForeign, field: header, allowed: allowed,
-		detail: fmt.Sprintf("A page of another origin sent this request without a token (%s: %s). Open this API's own pages, call it by curl or controld, or send a token: %s", header, value, tokenHint)}
+		detail: fmt.Sprintf("A page of another origin sent this request without a token (%s: %s). "+
+			"Open this API's own pages, call it by curl or controld, or send a token: %s", header, value, tokenHint)}
 }
 
 // loopbackPort returns the port of a Host that names this machine to itself and

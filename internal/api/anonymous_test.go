@@ -157,7 +157,8 @@ func TestAnonymous(t *testing.T) {
 		{"from a foreign page", Operator, here, "", http.Header{"Sec-Fetch-Site": {"cross-site"}}, 403, 403},
 		{"from another server on this machine", Operator, here, "", http.Header{"Sec-Fetch-Site": {"same-site"}}, 403, 403},
 		{"from two pages", Operator, here, "", http.Header{"Sec-Fetch-Site": {"none", "cross-site"}}, 403, 403},
-		{"a foreign page of a browser that says both", Operator, here, "", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"http://evil.example"}}, 403, 403},
+		{"a foreign page of a browser that says both", Operator, here, "",
+			http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {"http://evil.example"}}, 403, 403},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := start(t, anonymously(tt.role, inContainer))
@@ -258,9 +259,12 @@ func TestAnonymousByHand(t *testing.T) {
 		status        int
 	}{
 		{"as curl sends it", "POST /failover HTTP/1.1\r\n" + own + "\r\n", 200},
-		{"a form without fields", "POST /failover HTTP/1.1\r\n" + own + "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 0\r\n\r\n", 200},
-		{"a foreign form without fields", "POST /failover HTTP/1.1\r\n" + own + "Origin: http://evil.example\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n", 403},
-		{"a foreign form with JSON as plain text", "POST /failover HTTP/1.1\r\n" + own + "Origin: http://evil.example\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 403},
+		{"a form without fields", "POST /failover HTTP/1.1\r\n" + own +
+			"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 0\r\n\r\n", 200},
+		{"a foreign form without fields", "POST /failover HTTP/1.1\r\n" + own +
+			"Origin: http://evil.example\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n", 403},
+		{"a foreign form with JSON as plain text", "POST /failover HTTP/1.1\r\n" + own +
+			"Origin: http://evil.example\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 403},
 		{"JSON as plain text", "POST /failover HTTP/1.1\r\n" + own + "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 415},
 		{"HTTP/1.0 with a Host", "POST /failover HTTP/1.0\r\n" + own + "\r\n", 200},
 		{"HTTP/1.0 without a Host", "POST /failover HTTP/1.0\r\n\r\n", 403},
@@ -277,7 +281,8 @@ func TestAnonymousByHand(t *testing.T) {
 		{"a folded Origin", "POST /failover HTTP/1.1\r\n" + own + "Origin: http://127.0.0.1:8088\r\n .evil.example\r\n\r\n", 403},
 		{"an empty token", "POST /failover HTTP/1.1\r\n" + own + "Authorization:\r\n\r\n", 401},
 		{"a token in small letters", "POST /failover HTTP/1.1\r\n" + own + "authorization: bearer guess\r\n\r\n", 401},
-		{"a preflight", "OPTIONS /failover HTTP/1.1\r\n" + own + "Origin: http://evil.example\r\nAccess-Control-Request-Method: POST\r\n\r\n", 405},
+		{"a preflight", "OPTIONS /failover HTTP/1.1\r\n" + own +
+			"Origin: http://evil.example\r\nAccess-Control-Request-Method: POST\r\n\r\n", 405},
 		{"a proxy's CONNECT", "CONNECT 127.0.0.1:8088 HTTP/1.1\r\n" + own + "\r\n", 405},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -409,7 +414,8 @@ func TestNobodyIsAnonymousByDefault(t *testing.T) {
 
 func serverOptions(change func(*Options)) Options {
 	fake := apitest.New()
-	o := Options{Cluster: fake, Operations: fake, Nodes: fake.Nodes(), Interval: apitest.Interval, Log: slog.New(slog.DiscardHandler)}
+	o := Options{Cluster: fake, Operations: fake, Nodes: fake.Nodes(), Interval: apitest.Interval, Capabilities: served(fake),
+		Log: slog.New(slog.DiscardHandler)}
 	change(&o)
 	return o
 }

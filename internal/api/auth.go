@@ -75,9 +75,15 @@ const tokenHint = `make env prints a line with it: eval "$(make -s env)"`
 func (s *Server) howToAuthenticate() string {
 	how := "Send the header Authorization: Bearer TOKEN; " + tokenHint + ". "
 	if s.anonymousRole == "" {
-		return how + "Or let callers on this machine in without a token: CONTROLD_API_ANONYMOUS=operator in .controld/settings.env (viewer: only to read), then make up"
+		return how + "Or let callers on this machine in without a token: " +
+			"CONTROLD_API_ANONYMOUS=operator in .controld/settings.env (viewer: only to read), then make up"
 	}
-	return how + fmt.Sprintf("Or call from this machine itself, as http://127.0.0.1:PORT, without that header: CONTROLD_API_ANONYMOUS=%s is set", s.anonymousRole)
+	return how + fmt.Sprintf("Or call from this machine itself, as http://127.0.0.1:PORT, without that header: "+
+		"CONTROLD_API_ANONYMOUS=%s is set", s.anonymousRole)
+}
+
+func unauthorized(detail string) error {
+	return &requestError{kind: errUnauthorized, field: "Authorization", detail: detail}
 }
 
 // requireRole lets through whoever may do what needs the role.
@@ -107,11 +113,11 @@ func (s *Server) callerOf(r *http.Request) (role Role, name string, err error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return "", "", &requestError{kind: errUnauthorized, field: "Authorization", detail: "The header Authorization holds no token. " + s.howToAuthenticate()}
+		return "", "", unauthorized("The header Authorization holds no token. " + s.howToAuthenticate())
 	}
 	role, ok := s.tokens.Role(token)
 	if !ok {
-		return "", "", &requestError{kind: errUnauthorized, field: "Authorization", detail: "This token is not known here. " + s.howToAuthenticate()}
+		return "", "", unauthorized("This token is not known here. " + s.howToAuthenticate())
 	}
 	return role, string(role), nil
 }

@@ -37,7 +37,8 @@ func (s *Server) followOperation(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	stream := eventStream{w: w, controller: http.NewResponseController(w)}
-	if err := stream.send(operation.Event{At: time.Now(), Type: operation.EventOperation, ID: rec.ID, Record: rec}); err != nil || !rec.Open() {
+	first := operation.Event{At: time.Now(), Type: operation.EventOperation, ID: rec.ID, Record: rec}
+	if err := stream.send(first); err != nil || !rec.Open() {
 		return
 	}
 	s.forward(r, stream, events)
@@ -75,7 +76,10 @@ type eventStream struct {
 }
 
 func (e eventStream) send(ev operation.Event) error {
-	out := gen.OperationEvent{Seq: int64(ev.Seq), At: ev.At.UTC(), Type: ev.Type, Step: optional(ev.Step), OperationID: ev.ID, Progress: progressOf(ev.Progress)}
+	out := gen.OperationEvent{
+		Seq: int64(ev.Seq), At: ev.At.UTC(), Type: ev.Type, Step: gen.Optional(ev.Step),
+		OperationID: ev.ID, Progress: progressOf(ev.Progress),
+	}
 	if ev.Type != operation.EventProgress {
 		op := operationOf(ev.Record)
 		out.Operation = &op

@@ -9,6 +9,7 @@ import (
 
 	"controld/internal/api/gen"
 	"controld/internal/cluster"
+	"controld/internal/health"
 )
 
 // An answer is a finished response. The generated interfaces want a method for
@@ -52,7 +53,7 @@ func yesOrNo(ok bool, body any) answer {
 // GetHealth says whether clients can write.
 func (s *Server) GetHealth(context.Context, gen.GetHealthRequestObject) (gen.GetHealthResponseObject, error) {
 	h := s.cluster.Health()
-	return yesOrNo(h.Status != cluster.HealthDown, healthOf(h)), nil
+	return yesOrNo(h.Status != health.Down, healthOf(h)), nil
 }
 
 // GetLive says that the process answers.
@@ -75,7 +76,9 @@ func (s *Server) GetReady(context.Context, gen.GetReadyRequestObject) (gen.GetRe
 
 // GetCluster shows the topology.
 func (s *Server) GetCluster(context.Context, gen.GetClusterRequestObject) (gen.GetClusterResponseObject, error) {
-	return answer{status: http.StatusOK, body: clusterOf(s.cluster.View(), s.cluster.Describe(), s.cluster.Health().Operation, s.nodes)}, nil
+	view, redis := s.cluster.View(), s.cluster.Redis()
+	shown := clusterOf(view, redis, s.cluster.Describe(), s.cluster.Health().Operation, s.nodes)
+	return answer{status: http.StatusOK, body: shown}, nil
 }
 
 // CheckPrimary says whether a node takes writes.
@@ -84,7 +87,7 @@ func (s *Server) CheckPrimary(_ context.Context, req gen.CheckPrimaryRequestObje
 		return nil, err
 	}
 	ok, why := cluster.Writable(s.cluster.View(), req.Name, time.Now(), s.interval)
-	return yesOrNo(ok, gen.NodeCheck{Name: req.Name, Ok: ok, Reason: optional(why)}), nil
+	return yesOrNo(ok, gen.NodeCheck{Name: req.Name, Ok: ok, Reason: gen.Optional(why)}), nil
 }
 
 // CheckReplica says whether a node serves reads as a standby.
@@ -100,7 +103,7 @@ func (s *Server) CheckReplica(_ context.Context, req gen.CheckReplicaRequestObje
 		}
 	}
 	ok, why := cluster.Readable(s.cluster.View(), req.Name, time.Now(), s.interval, maxLagBytes)
-	return yesOrNo(ok, gen.NodeCheck{Name: req.Name, Ok: ok, Reason: optional(why)}), nil
+	return yesOrNo(ok, gen.NodeCheck{Name: req.Name, Ok: ok, Reason: gen.Optional(why)}), nil
 }
 
 // parseSize reads a size as PostgreSQL writes it: kB is 1024 bytes.
@@ -120,5 +123,6 @@ func parseSize(text string) (int64, error) {
 		}
 		return n * u.factor, nil
 	}
-	return 0, &requestError{kind: errBadRequest, field: "lag", detail: "lag is no size; allowed: a number with B, kB, MB or GB, as 10MB", allowed: "a number with B, kB, MB or GB"}
+	return 0, &requestError{kind: errBadRequest, field: "lag", allowed: "a number with B, kB, MB or GB",
+		detail: "lag is no size; allowed: a number with B, kB, MB or GB, as 10MB"}
 }

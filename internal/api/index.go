@@ -19,7 +19,7 @@ func commandsOf(spec *openapi3.T, routes []route) commandList {
 	var list commandList
 	for _, rt := range routes {
 		op := spec.Paths.Value(rt.path).GetOperation(rt.method)
-		list = append(list, gen.Command{Method: rt.method, Path: rt.path, Summary: op.Summary, Role: optional(string(rt.role))})
+		list = append(list, gen.Command{Method: rt.method, Path: rt.path, Summary: op.Summary, Role: gen.Optional(string(rt.role))})
 	}
 	return list
 }

@@ -1,15 +1,11 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"regexp"
 	"runtime/debug"
 	"time"
@@ -18,12 +14,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const (
-	maxBodyBytes   = 1 << 20
-	maxHeaderBytes = 32 << 10
-	bodyTimeout    = 30 * time.Second
-	tooLargeDetail = "The body is larger than 1048576 bytes (1 MiB), which no request of this API needs"
-)
+const maxHeaderBytes = 32 << 10
 
 // info is what the middlewares learn of a request, for those after them.
 type info struct {
@@ -32,7 +23,8 @@ type info struct {
 	method string // as it was sent: HEAD is served as GET
 	accept string
 	path   string
-	body   []byte
+	query  string
+	digest []byte // the body's SHA-256; nil: a stream that came without one
 	began  time.Time
 }
 
@@ -55,7 +47,10 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		if !requestIDForm.MatchString(id) {
 			id = newID()
 		}
-		i := &info{id: id, method: r.Method, accept: r.Header.Get("Accept"), path: r.URL.Path, began: time.Now()}
+		i := &info{
+			id: id, method: r.Method, accept: r.Header.Get("Accept"),
+			path: r.URL.Path, query: r.URL.RawQuery, began: time.Now(),
+		}
 		h := w.Header()
 		h.Set("X-Request-Id", id)
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -125,74 +120,24 @@ func headAsGet(next http.Handler) http.Handler {
 	})
 }
 
-// boundWrites bounds how long a client may take to read an answer. The stream
-// of events sets a deadline of its own for each of its writes.
-func (s *Server) boundWrites(next http.Handler) http.Handler {
+// answerLimit is how long a request may take until its answer was read: it may
+// wait for an operation before.
+func (s *Server) answerLimit() time.Duration { return s.waitLimit + 30*time.Second }
+
+// boundTimes bounds how long a client may take to send a body, and to read an
+// answer. net/http waits for some of a body also where nobody reads it, as that
+// of a request without a token. The stream of events sets a deadline of its own
+// for each of its writes; what takes a stream one for each read and for its answer.
+func (s *Server) boundTimes(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Writers of tests have no deadlines, which is no error.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.waitLimit + 30*time.Second))
-		next.ServeHTTP(w, r)
-	})
-}
-
-// readBody reads the whole body, bounded in size and time, before anything is
-// done. One that says it is too large is refused unread.
-func (s *Server) readBody(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ContentLength > maxBodyBytes {
-			w.Header().Set("Connection", "close")
-			s.fail(w, r, &requestError{kind: errBodyTooLarge, detail: tooLargeDetail})
-			return
-		}
 		controller := http.NewResponseController(w)
-		_ = controller.SetReadDeadline(time.Now().Add(bodyTimeout))
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
-		_ = controller.SetReadDeadline(time.Time{})
-		if err != nil {
-			s.fail(w, r, bodyError(err))
-			return
+		_ = controller.SetWriteDeadline(time.Now().Add(s.answerLimit()))
+		// Without a body net/http watches whether the client leaves, and takes a
+		// deadline that passes for that.
+		if r.Body != http.NoBody {
+			_ = controller.SetReadDeadline(time.Now().Add(bodyTimeout))
 		}
-		// curl -X POST sends no body; an editor's newline is none either. It
-		// passes with any content type: curl sends the one of a form.
-		body = bytes.TrimSpace(body)
-		if err := checkBody(r, body); err != nil {
-			s.fail(w, r, err)
-			return
-		}
-		infoOf(r.Context()).body = body
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		r.ContentLength = int64(len(body))
 		next.ServeHTTP(w, r)
 	})
-}
-
-func bodyError(err error) error {
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return err
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &requestError{kind: errSlowBody, detail: fmt.Sprintf("The body did not arrive within %s", bodyTimeout)}
-	}
-	return &requestError{kind: errBadRequest, field: "body", detail: "The body could not be read: " + err.Error()}
-}
-
-// checkBody refuses what is no JSON.
-func checkBody(r *http.Request, body []byte) error {
-	if len(body) == 0 {
-		return nil
-	}
-	if !json.Valid(body) {
-		detail := "The body is no JSON"
-		var probe any
-		var syntax *json.SyntaxError
-		if err := json.Unmarshal(body, &probe); errors.As(err, &syntax) {
-			detail = fmt.Sprintf("The body is no JSON: %s, at byte %d of %d", syntax, syntax.Offset, len(body))
-		}
-		return &requestError{kind: errBadRequest, field: "body", detail: detail, allowed: "one JSON object"}
-	}
-	if r.Header.Get("Content-Type") == "" {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	return nil
 }

@@ -2,13 +2,13 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
+	"controld/internal/api/command"
 	"controld/internal/api/gen"
 	"controld/internal/cluster"
 	"controld/internal/operation"
@@ -18,10 +18,11 @@ import (
 // caller prefers that or the operation outlasts the wait.
 func (s *Server) StartFailover(ctx context.Context, req gen.StartFailoverRequestObject) (gen.StartFailoverResponseObject, error) {
 	r := failoverRequest(req.Body)
-	if req.Body != nil && value(req.Body.DryRun) {
+	if req.Body != nil && gen.Value(req.Body.DryRun) {
 		return planned(s.cluster.Plan(ctx, r))
 	}
-	return s.run(ctx, req.Params.Prefer, req.Params.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
+	p := req.Params
+	return s.run(ctx, p.Prefer, p.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
 		return s.cluster.Failover(ctx, r, by)
 	})
 }
@@ -31,8 +32,8 @@ func failoverRequest(body *gen.FailoverRequest) cluster.FailoverRequest {
 		return cluster.FailoverRequest{Mode: cluster.ModeAuto}
 	}
 	r := cluster.FailoverRequest{
-		Target: value(body.Target), Mode: string(value(body.Mode)), Reason: value(body.Reason),
-		ExpectedPrimary: value(body.ExpectedPrimary), MaxLossBytes: body.MaxLossBytes, CancelRunning: value(body.CancelRunning),
+		Target: gen.Value(body.Target), Mode: string(gen.Value(body.Mode)), Reason: gen.Value(body.Reason),
+		ExpectedPrimary: gen.Value(body.ExpectedPrimary), MaxLossBytes: body.MaxLossBytes, CancelRunning: gen.Value(body.CancelRunning),
 	}
 	if r.Mode == "" {
 		r.Mode = cluster.ModeAuto
@@ -44,12 +45,13 @@ func failoverRequest(body *gen.FailoverRequest) cluster.FailoverRequest {
 func (s *Server) StartFailback(ctx context.Context, req gen.StartFailbackRequestObject) (gen.StartFailbackResponseObject, error) {
 	var r cluster.FailbackRequest
 	if req.Body != nil {
-		r = cluster.FailbackRequest{Reason: value(req.Body.Reason), CancelRunning: value(req.Body.CancelRunning)}
+		r = cluster.FailbackRequest{Reason: gen.Value(req.Body.Reason), CancelRunning: gen.Value(req.Body.CancelRunning)}
 	}
-	if req.Body != nil && value(req.Body.DryRun) {
+	if req.Body != nil && gen.Value(req.Body.DryRun) {
 		return planned(s.cluster.PlanFailback(ctx, r))
 	}
-	return s.run(ctx, req.Params.Prefer, req.Params.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
+	p := req.Params
+	return s.run(ctx, p.Prefer, p.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
 		return s.cluster.Failback(ctx, r, by)
 	})
 }
@@ -58,9 +60,10 @@ func (s *Server) StartFailback(ctx context.Context, req gen.StartFailbackRequest
 func (s *Server) StartNode(ctx context.Context, req gen.StartNodeRequestObject) (gen.StartNodeResponseObject, error) {
 	r := cluster.NodeRequest{Node: req.Name}
 	if req.Body != nil {
-		r.Reason, r.CancelRunning = value(req.Body.Reason), value(req.Body.CancelRunning)
+		r.Reason, r.CancelRunning = gen.Value(req.Body.Reason), gen.Value(req.Body.CancelRunning)
 	}
-	return s.run(ctx, req.Params.Prefer, req.Params.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
+	p := req.Params
+	return s.run(ctx, p.Prefer, p.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
 		return s.cluster.StartNode(ctx, r, by)
 	})
 }
@@ -69,9 +72,11 @@ func (s *Server) StartNode(ctx context.Context, req gen.StartNodeRequestObject) 
 func (s *Server) RejoinNode(ctx context.Context, req gen.RejoinNodeRequestObject) (gen.RejoinNodeResponseObject, error) {
 	r := cluster.NodeRequest{Node: req.Name}
 	if req.Body != nil {
-		r.Method, r.Reason, r.CancelRunning = string(value(req.Body.Method)), value(req.Body.Reason), value(req.Body.CancelRunning)
+		r.Method, r.Reason, r.CancelRunning = string(gen.Value(req.Body.Method)), gen.Value(req.Body.Reason),
+			gen.Value(req.Body.CancelRunning)
 	}
-	return s.run(ctx, req.Params.Prefer, req.Params.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
+	p := req.Params
+	return s.run(ctx, p.Prefer, p.IdempotencyKey, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
 		return s.cluster.Rejoin(ctx, r, by)
 	})
 }
@@ -86,8 +91,8 @@ func planned(p cluster.Plan, err error) (answer, error) {
 
 // run starts an operation and waits for it. The start is not bound to the
 // connection: a client that leaves changes nothing.
-func (s *Server) run(ctx context.Context, prefer, key *string, start func(context.Context, operation.Caller) (operation.Record, error)) (answer, error) {
-	p := parsePrefer(value(prefer), s.waitLimit)
+func (s *Server) run(ctx context.Context, prefer, key *string, start command.Start) (answer, error) {
+	p := parsePrefer(gen.Value(prefer), s.waitLimit)
 	startCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.waitLimit)
 	defer cancel()
 	began := time.Now()
@@ -150,8 +155,11 @@ func caller(ctx context.Context, key *string) operation.Caller {
 	i := infoOf(ctx)
 	by := operation.Caller{Name: i.caller, Kind: operation.Person}
 	if key != nil {
-		hash := sha256.Sum256(i.body)
-		by.Idempotency = &operation.Idempotency{Key: *key, Caller: i.caller, Method: i.method, Path: i.path, Body: hash[:]}
+		path := i.path
+		if i.query != "" {
+			path += "?" + i.query // what a stream is for is not said in its body
+		}
+		by.Idempotency = &operation.Idempotency{Key: *key, Caller: i.caller, Method: i.method, Path: path, Body: i.digest}
 	}
 	return by
 }
@@ -184,12 +192,12 @@ func parsePrefer(header string, limit time.Duration) preference {
 func (s *Server) ListOperations(_ context.Context, req gen.ListOperationsRequestObject) (gen.ListOperationsResponseObject, error) {
 	p := req.Params
 	recs, next, err := s.operations.List(operation.Filter{
-		Kind: value(p.Kind), State: operation.State(value(p.State)), Limit: value(p.Limit), After: value(p.After),
+		Kind: gen.Value(p.Kind), State: operation.State(gen.Value(p.State)), Limit: gen.Value(p.Limit), After: gen.Value(p.After),
 	})
 	if err != nil {
 		return nil, err
 	}
-	list := gen.OperationList{Operations: []gen.Operation{}, Next: optional(next)}
+	list := gen.OperationList{Operations: []gen.Operation{}, Next: gen.Optional(next)}
 	for _, rec := range recs {
 		list.Operations = append(list.Operations, operationOf(rec))
 	}
@@ -222,15 +230,8 @@ func (s *Server) CancelOperation(ctx context.Context, req gen.CancelOperationReq
 
 func unknownOperation(id string, err error) error {
 	if errors.Is(err, operation.ErrNotFound) {
-		return &requestError{kind: operation.ErrNotFound, field: "id", detail: "There is no operation " + strconv.Quote(id) + "; GET /operations lists them"}
+		return &requestError{kind: operation.ErrNotFound, field: "id",
+			detail: "There is no operation " + strconv.Quote(id) + "; GET /operations lists them"}
 	}
 	return err
-}
-
-func value[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
-	}
-	return *p
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"controld/internal/cluster"
+	"controld/internal/health"
 	"controld/internal/operation"
 )
 
@@ -14,7 +15,9 @@ type Cluster interface {
 	// View is the last observation. It never blocks.
 	View() cluster.View
 	// Health judges the last observation. It never blocks.
-	Health() cluster.Health
+	Health() health.Report
+	// Redis is what was last seen of it. It never blocks.
+	Redis() health.Part
 	// Describe is what the journal holds.
 	Describe() cluster.Expectation
 	// Failover starts one. A refused precheck returns the record, in state

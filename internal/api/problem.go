@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"controld/internal/api/command"
 	"controld/internal/api/gen"
 	"controld/internal/cluster"
 	"controld/internal/operation"
@@ -22,8 +23,9 @@ var (
 	errNoRoute      = errors.New("no such path")
 	errNoMethod     = errors.New("the path does not know this method")
 	errBodyTooLarge = errors.New("the body is too large")
-	errContentType  = errors.New("the body is not declared as JSON")
+	errContentType  = errors.New("the body is declared as what is not taken here")
 	errSlowBody     = errors.New("the body did not arrive in time")
+	errWrongDigest  = errors.New("the body is not the one that was announced")
 	errPanic        = errors.New("panic")
 	errUndone       = errors.New("the operation failed and was undone")
 	errIncomplete   = errors.New("the operation failed and could not be undone")
@@ -49,12 +51,14 @@ var problems = []struct {
 	{errNoRoute, http.StatusNotFound, "/problems/no-such-path", "No such path"},
 	{errNoMethod, http.StatusMethodNotAllowed, "/problems/method-not-allowed", "The path does not know this method"},
 	{errBodyTooLarge, http.StatusRequestEntityTooLarge, "/problems/body-too-large", "The body is too large"},
-	{errContentType, http.StatusUnsupportedMediaType, "/problems/content-type", "The body is not declared as JSON"},
+	{errContentType, http.StatusUnsupportedMediaType, "/problems/content-type", "The body's type is not taken here"},
 	{errSlowBody, http.StatusRequestTimeout, "/problems/slow-body", "The body did not arrive in time"},
 	{errBadRequest, http.StatusBadRequest, "/problems/bad-request", "The request is not valid"},
+	{errWrongDigest, http.StatusBadRequest, "/problems/digest-mismatch", "The body is not the one that Content-Digest names"},
 	{errUnknownNode, http.StatusNotFound, "/problems/unknown-node", "There is no such node"},
 	{operation.ErrNotFound, http.StatusNotFound, "/problems/unknown-operation", "There is no such operation"},
-	{operation.ErrKeyReused, http.StatusUnprocessableEntity, "/problems/idempotency-key-reused", "The idempotency key was used with another request"},
+	{operation.ErrKeyReused, http.StatusUnprocessableEntity, "/problems/idempotency-key-reused",
+		"The idempotency key was used with another request"},
 	{operation.ErrEnded, http.StatusConflict, "/problems/operation-ended", "The operation has ended"},
 	{operation.ErrStopping, http.StatusServiceUnavailable, "/problems/stopping", "controld is stopping"},
 	{errRunning, http.StatusConflict, "/problems/operation-running", "Another operation is running"},
@@ -116,25 +120,26 @@ func problemOf(err error) gen.Problem {
 	)
 	switch {
 	case errors.As(err, &bad):
-		p.Field, p.Allowed = optional(bad.field), optional(bad.allowed)
+		p.Field, p.Allowed = gen.Optional(bad.field), gen.Optional(bad.allowed)
 	case errors.As(err, &invalid):
 		kind = errBadRequest
-		p.Field, p.Allowed = optional(invalid.Field), optional(invalid.Allowed)
+		p.Field, p.Allowed = gen.Optional(invalid.Field), gen.Optional(invalid.Allowed)
 	case errors.As(err, &unknown):
 		kind = errUnknownNode
-		p.Field, p.Allowed = optional(unknown.Field), optional(strings.Join(unknown.Known, ", "))
+		p.Field, p.Allowed = gen.Optional(unknown.Field), gen.Optional(strings.Join(unknown.Known, ", "))
 	case errors.As(err, &busy):
 		kind = errRunning
 		p.Operation = pointer(operationOf(busy.Running))
 	case errors.As(err, &tooLarge):
 		kind = errBodyTooLarge
-		p.Detail = tooLargeDetail
+		p.Detail = fmt.Sprintf("The body is larger than %d bytes (%.4g MiB), the most that is taken here",
+			tooLarge.Limit, float64(tooLarge.Limit)/(1<<20))
 	}
 	if errors.As(err, &failed) {
 		p.Operation = pointer(operationOf(failed.record))
 		if cause := failed.record.Problem; cause != nil {
 			p.Numbers = numbers(cause.Numbers)
-			p.Cause = optional(cause.Type)
+			p.Cause = gen.Optional(cause.Type)
 		}
 	}
 	for _, known := range problems {
@@ -145,6 +150,11 @@ func problemOf(err error) gen.Problem {
 			}
 			return p
 		}
+	}
+	var gone *command.Unknown
+	if errors.As(err, &gone) {
+		p.Type, p.Title, p.Status = gone.Type, titleOf(gone.Type), http.StatusNotFound
+		return p
 	}
 	// A refusal brings its own type: the prechecks name them.
 	if errors.As(err, &refusal) {
@@ -179,8 +189,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func writeProblem(w http.ResponseWriter, r *http.Request, p gen.Problem) {
-	p.Instance = optional(r.URL.Path)
-	p.RequestID = optional(infoOf(r.Context()).id)
+	p.Instance = gen.Optional(r.URL.Path)
+	p.RequestID = gen.Optional(infoOf(r.Context()).id)
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")

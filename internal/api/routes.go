@@ -76,19 +76,32 @@ func (s *Server) failRequest(w http.ResponseWriter, r *http.Request, err error) 
 
 // router puts the routes together, each behind what guards it: first the
 // token, then the body's limits, then the contract.
-func (s *Server) router(spec *openapi3.T, metrics http.Handler) (http.Handler, error) {
-	all := s.routes(metrics)
+func (s *Server) router(spec *openapi3.T, all []route) (http.Handler, error) {
 	if err := agree(spec, all); err != nil {
 		return nil, err
 	}
 	s.commands = commandsOf(spec, all)
-	validate := s.validator(spec)
+	validateAll, validateHead := s.validator(spec, false), s.validator(spec, true)
 	r := chi.NewRouter()
-	r.Use(s.identify, s.logAccess, s.recoverPanics, s.boundWrites, headAsGet)
+	r.Use(s.identify, s.logAccess, s.recoverPanics, s.boundTimes, headAsGet)
 	for _, rt := range all {
-		h := validate(rt.handler)
-		h = s.refuseUnknownQuery(queryParameters(spec, rt), h)
-		h = s.readBody(h)
+		body, err := bodyPolicyOf(spec.Paths.Value(rt.path).GetOperation(rt.method))
+		if err != nil {
+			return nil, fmt.Errorf("openapi.yaml: body of %s %s: %w", rt.method, rt.path, err)
+		}
+		validate := validateAll
+		if body.isStream() {
+			validate = validateHead
+		}
+		check := func(next http.Handler) http.Handler {
+			return s.refuseUnknownQuery(queryParameters(spec, rt), validate(next))
+		}
+		var h http.Handler
+		if body.isStream() {
+			h = s.openStream(body, check, rt.handler)
+		} else {
+			h = s.readJSON(check(rt.handler))
+		}
 		if rt.role != open {
 			h = s.requireRole(rt.role, h)
 		}

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"controld"
+	"controld/internal/api/command"
 	"controld/internal/cluster"
 )
 
@@ -30,11 +32,13 @@ type Options struct {
 	// container that controld runs in; the error says why that is not certain.
 	// nil: it runs in none.
 	Gateways func(context.Context) ([]netip.Addr, error)
-	Metrics  http.Handler   // GET /metrics
-	Nodes    []cluster.Node // as configured, known before the first observation
-	Interval time.Duration  // of the observation: three of it make it stale
-	Version  string
-	Log      *slog.Logger
+	// Capabilities are the commands that are served from packages of their own.
+	Capabilities []command.Set
+	Metrics      http.Handler   // GET /metrics
+	Nodes        []cluster.Node // as configured, known before the first observation
+	Interval     time.Duration  // of the observation: three of it make it stale
+	Version      string
+	Log          *slog.Logger
 	// WaitLimit is how long a request waits for its operation; 0: 50 s.
 	WaitLimit time.Duration
 	// Heartbeat is the pause between comments in a quiet event stream; 0: 15 s.
@@ -76,7 +80,7 @@ func New(o Options) (*Server, error) {
 	if s.heartbeat == 0 {
 		s.heartbeat = 15 * time.Second
 	}
-	spec, err := loadSpec()
+	spec, err := loadSpec(controld.OpenAPI)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +88,8 @@ func New(o Options) (*Server, error) {
 	if metrics == nil {
 		metrics = http.NotFoundHandler()
 	}
-	if s.handler, err = s.router(spec, metrics); err != nil {
+	routes := append(s.routes(metrics), s.capabilityRoutes(spec, o.Capabilities)...)
+	if s.handler, err = s.router(spec, routes); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -114,7 +119,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		// No WriteTimeout: boundWrites and the event stream set deadlines.
+		// Neither ReadTimeout nor WriteTimeout: boundTimes and the streams set deadlines.
 	}
 	var failure error
 	served := make(chan struct{})

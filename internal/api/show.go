@@ -8,21 +8,13 @@ import (
 
 	"controld/internal/api/gen"
 	"controld/internal/cluster"
+	"controld/internal/health"
 	"controld/internal/operation"
 )
 
 // This file turns what the domain knows into what the contract says.
 
 func pointer[T any](v T) *T { return &v }
-
-// optional leaves out a zero value.
-func optional[T comparable](v T) *T {
-	var zero T
-	if v == zero {
-		return nil
-	}
-	return &v
-}
 
 func moment(t time.Time) *time.Time {
 	if t.IsZero() {
@@ -45,11 +37,11 @@ func milliseconds(d time.Duration) float64 {
 
 func operationOf(r operation.Record) gen.Operation {
 	op := gen.Operation{
-		ID: r.ID, Kind: r.Kind, Mode: optional(r.Mode), State: gen.OperationState(r.State),
-		RequestedBy: r.RequestedBy, Reason: optional(r.Reason),
+		ID: r.ID, Kind: r.Kind, Mode: gen.Optional(r.Mode), State: gen.OperationState(r.State),
+		RequestedBy: r.RequestedBy, Reason: gen.Optional(r.Reason),
 		StartedAt: r.StartedAt.UTC(), EndedAt: moment(r.EndedAt),
-		Steps: []gen.Step{}, Problem: causeOf(r.Problem), Follows: optional(r.Follows), FollowedBy: optional(r.FollowedBy),
-		WaitsFor: optional(r.WaitsFor), Progress: progressOf(r.Progress),
+		Steps: []gen.Step{}, Problem: causeOf(r.Problem), Follows: gen.Optional(r.Follows), FollowedBy: gen.Optional(r.FollowedBy),
+		WaitsFor: gen.Optional(r.WaitsFor), Progress: progressOf(r.Progress),
 	}
 	for _, st := range r.Steps {
 		op.Steps = append(op.Steps, stepOf(st))
@@ -81,7 +73,7 @@ func progressOf(p *operation.Progress) *gen.Progress {
 }
 
 func stepOf(st operation.StepRecord) gen.Step {
-	s := gen.Step{Name: st.Name, State: gen.StepState(st.State), StartedAt: moment(st.StartedAt), Error: optional(st.Error)}
+	s := gen.Step{Name: st.Name, State: gen.StepState(st.State), StartedAt: moment(st.StartedAt), Error: gen.Optional(st.Error)}
 	if st.State != operation.StepPending && st.State != operation.StepRunning {
 		s.DurationMs = pointer(milliseconds(st.Duration))
 	}
@@ -109,31 +101,32 @@ func planOf(p cluster.Plan) gen.Plan {
 		steps = []string{}
 	}
 	return gen.Plan{
-		Kind: p.Kind, Mode: p.Mode, From: optional(p.From), To: optional(p.To),
+		Kind: p.Kind, Mode: p.Mode, From: gen.Optional(p.From), To: gen.Optional(p.To),
 		Steps: steps, Checks: checksOf(p.Checks), WouldRun: p.WouldRun, Refusal: causeOf(p.Refusal),
 	}
 }
 
-func healthOf(h cluster.Health) gen.Health {
+func healthOf(h health.Report) gen.Health {
 	out := gen.Health{
-		Status: gen.HealthStatus(h.Status), Reason: optional(h.Reason), Detail: optional(h.Detail), Do: optional(h.Do),
-		ObservedAt: moment(h.ObservedAt), Operation: optional(h.Operation), Components: []gen.ComponentHealth{},
+		Status: gen.HealthStatus(h.Status), Reason: gen.Optional(h.Reason), Detail: gen.Optional(h.Detail), Do: gen.Optional(h.Do),
+		ObservedAt: moment(h.ObservedAt), Operation: gen.Optional(h.Operation), Components: []gen.ComponentHealth{},
 	}
 	for _, c := range h.Components {
 		out.Components = append(out.Components, gen.ComponentHealth{
-			Name: c.Name, Status: gen.HealthStatus(c.Status), Reason: optional(c.Reason), Detail: optional(c.Detail), Do: optional(c.Do),
+			Name: c.Name, Status: gen.HealthStatus(c.Status), Reason: gen.Optional(c.Reason), Detail: gen.Optional(c.Detail),
+			Do: gen.Optional(c.Do),
 		})
 	}
 	return out
 }
 
-func clusterOf(view cluster.View, expected cluster.Expectation, openOperation string, nodes []cluster.Node) gen.Cluster {
+func clusterOf(view cluster.View, redis health.Part, expected cluster.Expectation, openOperation string, nodes []cluster.Node) gen.Cluster {
 	c := gen.Cluster{
 		Primary: primaryOf(view), PreferredPrimary: expected.Preferred,
-		RecordedPrimary: optional(expected.Primary), Epoch: optional(int64(expected.Epoch)),
-		ObservedAt: moment(view.At), Operation: optional(openOperation),
+		RecordedPrimary: gen.Optional(expected.Primary), Epoch: gen.Optional(int64(expected.Epoch)),
+		ObservedAt: moment(view.At), Operation: gen.Optional(openOperation),
 		Nodes: []gen.Node{}, Pooler: poolerOf(view), Redis: gen.Component{
-			Ok: view.Redis.OK, Detail: optional(view.Redis.Detail), ObservedAt: moment(view.Redis.SeenAt),
+			Ok: redis.OK, Detail: gen.Optional(redis.Detail), ObservedAt: moment(redis.SeenAt),
 		},
 	}
 	for _, n := range nodes {
@@ -167,19 +160,19 @@ func nodeOf(view cluster.View, s cluster.NodeState) gen.Node {
 		left = cluster.Unknown
 	}
 	n := gen.Node{
-		Name: s.Node.Name, Role: gen.Role(s.Role()), ObservedAt: moment(s.SeenAt), Error: optional(s.ServerErr),
+		Name: s.Node.Name, Role: gen.Role(s.Role()), ObservedAt: moment(s.SeenAt), Error: gen.Optional(s.ServerErr),
 		Fenced:      s.Order.Role == "none",
 		ProcessLeft: gen.NodeProcessLeft(left),
-		Timeline:    optional(int64(s.Timeline())),
+		Timeline:    gen.Optional(int64(s.Timeline())),
 		Container:   containerOf(s.Container, s.Node.Container, s.SeenAt),
 		Order:       gen.Order{Epoch: int64(s.Order.Epoch), Role: string(s.Order.Role), Action: string(s.Order.Action)},
 		Init: gen.Init{
 			State: string(s.Init.State), Epoch: int64(s.Init.Epoch), UsedEpoch: int64(s.Init.UsedEpoch),
-			Error: optional(s.Init.Error), Unfinished: optional(string(s.Init.Unfinished)),
+			Error: gen.Optional(s.Init.Error), Unfinished: gen.Optional(string(s.Init.Unfinished)),
 		},
 	}
 	if c := s.Control; c != nil {
-		n.SystemIdentifier = optional(strconv.FormatUint(c.SystemID, 10))
+		n.SystemIdentifier = gen.Optional(strconv.FormatUint(c.SystemID, 10))
 		n.Control = &gen.Control{State: controlState(int(c.State)), Timeline: int64(c.Timeline()), CheckpointLsn: c.Checkpoint.String()}
 	}
 	if s.Server != nil {
@@ -214,7 +207,8 @@ func showServer(n *gen.Node, view cluster.View, s cluster.NodeState) {
 		n.LagBytes = pointer(lag)
 	}
 	if r := srv.Receiver; r != nil {
-		n.Receiver = &gen.Receiver{Status: r.Status, From: optional(r.Host), Slot: optional(r.Slot), LastMessageAt: moment(r.LastMessageAt)}
+		n.Receiver = &gen.Receiver{Status: r.Status, From: gen.Optional(r.Host), Slot: gen.Optional(r.Slot),
+			LastMessageAt: moment(r.LastMessageAt)}
 	}
 	showUpstream(n, view, s)
 }
@@ -227,7 +221,7 @@ func showUpstream(n *gen.Node, view cluster.View, s cluster.NodeState) {
 		}
 		for _, sender := range p.Server.Senders {
 			if sender.Application == s.Node.Name {
-				n.SyncState = optional(sender.SyncState)
+				n.SyncState = gen.Optional(sender.SyncState)
 			}
 		}
 		for _, slot := range p.Server.Slots {
@@ -243,8 +237,8 @@ func showUpstream(n *gen.Node, view cluster.View, s cluster.NodeState) {
 
 func containerOf(c cluster.Container, name string, seenAt time.Time) gen.Container {
 	out := gen.Container{
-		Name: optional(name), State: c.Health, Running: c.Running, Paused: c.Paused, Connected: c.Connected,
-		Address: optional(c.Address), StartedAt: moment(c.StartedAt),
+		Name: gen.Optional(name), State: c.Health, Running: c.Running, Paused: c.Paused, Connected: c.Connected,
+		Address: gen.Optional(c.Address), StartedAt: moment(c.StartedAt),
 	}
 	switch {
 	case seenAt.IsZero():
@@ -260,8 +254,9 @@ func containerOf(c cluster.Container, name string, seenAt time.Time) gen.Contain
 
 func poolerOf(view cluster.View) gen.Pooler {
 	p := gen.Pooler{
-		Answers: view.Pooler.Err == "" && !view.Pooler.SeenAt.IsZero(), Error: optional(view.Pooler.Err),
-		ObservedAt: moment(view.Pooler.SeenAt), Container: containerOf(view.Pooler.Container, "", view.Pooler.SeenAt), Databases: []gen.PoolerDatabase{},
+		Answers: view.Pooler.Err == "" && !view.Pooler.SeenAt.IsZero(), Error: gen.Optional(view.Pooler.Err),
+		ObservedAt: moment(view.Pooler.SeenAt), Databases: []gen.PoolerDatabase{},
+		Container: containerOf(view.Pooler.Container, "", view.Pooler.SeenAt),
 	}
 	for _, d := range view.Pooler.Databases {
 		entry := gen.PoolerDatabase{Name: d.Name, Host: d.Host, Paused: d.Paused}

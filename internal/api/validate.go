@@ -12,13 +12,11 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	validation "github.com/oapi-codegen/nethttp-middleware"
-
-	"controld"
 )
 
-// loadSpec reads the contract that is served and obeyed.
-func loadSpec() (*openapi3.T, error) {
-	spec, err := openapi3.NewLoader().LoadFromData(controld.OpenAPI)
+// loadSpec reads a contract: that which is served and obeyed is controld.OpenAPI.
+func loadSpec(contract []byte) (*openapi3.T, error) {
+	spec, err := openapi3.NewLoader().LoadFromData(contract)
 	if err != nil {
 		return nil, fmt.Errorf("openapi.yaml: %w", err)
 	}
@@ -28,12 +26,14 @@ func loadSpec() (*openapi3.T, error) {
 	return spec, nil
 }
 
-// validator holds each request against the contract.
-func (s *Server) validator(spec *openapi3.T) func(http.Handler) http.Handler {
+// validator holds each request against the contract; without its body where
+// that is a stream, for it reads bodies whole.
+func (s *Server) validator(spec *openapi3.T, withoutBody bool) func(http.Handler) http.Handler {
 	return validation.OapiRequestValidatorWithOptions(spec, &validation.Options{
 		Options: openapi3filter.Options{
 			AuthenticationFunc:  openapi3filter.NoopAuthenticationFunc, // requireRole has done it
 			SkipSettingDefaults: true,
+			ExcludeRequestBody:  withoutBody,
 		},
 		DiscardValidatedValue: true,
 		ErrorHandlerWithOpts: func(_ context.Context, err error, w http.ResponseWriter, r *http.Request, _ validation.ErrorHandlerOpts) {

@@ -10,21 +10,28 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"runtime"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"controld/internal/api"
+	"controld/internal/backup"
 	"controld/internal/cluster"
 	"controld/internal/config"
 	"controld/internal/docker"
+	"controld/internal/health"
+	"controld/internal/job"
+	"controld/internal/manager"
 	"controld/internal/metrics"
 	"controld/internal/monitor"
+	"controld/internal/node/archive"
 	"controld/internal/operation"
+	"controld/internal/pgbackrest"
 	"controld/internal/pgbouncer"
 	"controld/internal/postgres"
+	"controld/internal/redis"
 	"controld/internal/render"
 	"controld/internal/volume"
 )
@@ -88,6 +95,7 @@ func (a *app) run(ctx context.Context) error {
 		return err
 	}
 	set := settings(cfg)
+	set.Secret = func(name string) string { return secrets[name].Reveal() }
 
 	release, err := volume.Claim(set.Nodes[0])
 	if err != nil {
@@ -118,40 +126,63 @@ func (a *app) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A frozen Redis must not hold up the observation: without
-	// ContextTimeoutEnabled its answer is waited for past the observation's end.
-	cache := redis.NewClient(&redis.Options{
-		Addr: cfg.Redis.Address, Password: secrets["redis_password"].Reveal(),
-		DialTimeout: time.Second, ContextTimeoutEnabled: true, MaxRetries: -1, PoolSize: 2,
-	})
+	cache := redis.New(redis.Config{Address: cfg.Redis.Address, Password: secrets["redis_password"].Reveal(), Interval: set.Interval})
 	a.onStop("redis", cache.Close)
 
 	operations, err := operation.NewManager(journal, operation.Claims, a.log)
 	if err != nil {
 		return err
 	}
-	manager, err := cluster.NewManager(set, outside(cluster.Outside{
+	out := outside(cluster.Outside{
 		Engine:  engine,
 		Volumes: volumes,
 		Servers: &postgres.Servers{User: "controld", Password: secrets["role_controld"].Reveal()},
 		Pooler:  pooler,
-		Redis:   func(ctx context.Context) error { return cache.Ping(ctx).Err() },
-	}), operations, journal, a.log)
+	})
+	archiving, err := backup.NewArchiving(archive.PushCommand(cfg.Backup.Stanza), journal, func(n cluster.Node) bool {
+		status, err := volumes.Status(n)
+		return err != nil || status.Archives
+	})
 	if err != nil {
 		return err
 	}
-	a.onStop("looks at the servers", func() error { manager.Close(); return nil })
+	set.ArchiveCommand = archiving.Command
+	looksAfter, err := manager.New(set, out, operations, journal, a.log)
+	if err != nil {
+		return err
+	}
+	a.onStop("looks at the servers", func() error { looksAfter.Close(); return nil })
 	wake := wakeups(ctx, engine, containers(set, cfg))
 	watcher := monitor.New(monitor.Config{
 		Interval: set.Interval, Replication: set.Replication, SyncTimeout: set.SyncTimeout, Events: wake,
-	}, manager, operations, a.log)
+	}, looksAfter, operations, a.log)
 	reloaded := make(chan struct{})
 	go func() { // beside the rest: a frozen server would hold up the start
 		defer close(reloaded)
-		manager.ReloadServers(ctx, changed)
+		looksAfter.ReloadServers(ctx, changed)
 	}()
 	a.onStop("reload of the servers", func() error { <-reloaded; return nil })
-	return a.serve(ctx, engine, manager, operations, watcher, secrets)
+	tool := pgbackrest.New(pgbackrest.Config{
+		Socket: filepath.Join(cfg.Backup.ControlDir, job.SocketFile), Stanza: cfg.Backup.Stanza, Servers: set.Nodes,
+		Idle: cfg.Backup.Priority == "idle",
+	})
+	a.onStop("pgbackrest", func() error { tool.Close(); return nil })
+	all, err := parts{
+		out: out, manager: looksAfter, operations: operations, redis: cache,
+		backup: backup.Config{Stanza: cfg.Backup.Stanza, StuckAfter: cfg.Backup.StuckAfter, LookEvery: time.Minute},
+		backups: backup.Parts{
+			Cluster: looksAfter, Servers: out.Servers, Tool: tool, Files: repository(cfg, set.Nodes), Archiving: archiving,
+			Operations: operations, Log: a.log,
+		},
+	}.capabilities()
+	if err != nil {
+		return err
+	}
+	shown := shown{
+		Manager: looksAfter, redis: cache, capabilities: all,
+		board: health.Board{Cluster: looksAfter, Contributors: all.health},
+	}
+	return a.serve(ctx, engine, &shown, operations, watcher, secrets)
 }
 
 // ensureConfig writes what the servers and the pooler read before their first
@@ -171,18 +202,28 @@ func (a *app) ensureConfig(nodes []cluster.Node, volumes *volume.Volumes, pooler
 
 // serve answers the API at once, resumes what an earlier process left open, and
 // looks after the cluster until ctx ends.
-func (a *app) serve(ctx context.Context, engine *docker.Engine, manager *cluster.Manager, operations *operation.Manager, watcher *monitor.Monitor, secrets map[string]config.Secret) error {
+func (a *app) serve(
+	ctx context.Context,
+	engine *docker.Engine,
+	shown *shown,
+	operations *operation.Manager,
+	watcher *monitor.Monitor,
+	secrets map[string]config.Secret,
+) error {
 	tokens, err := api.NewTokens(map[api.Role]string{
-		api.Viewer: secrets["token_viewer"].Reveal(), api.Operator: secrets["token_operator"].Reveal(), api.Admin: secrets["token_admin"].Reveal(),
+		api.Viewer:   secrets["token_viewer"].Reveal(),
+		api.Operator: secrets["token_operator"].Reveal(),
+		api.Admin:    secrets["token_admin"].Reveal(),
 	})
 	if err != nil {
 		return err
 	}
-	figures := metrics.New(manager, operations, a.opts.Version, runtime.Version(), a.log)
+	figures := metrics.New(shown, operations, a.opts.Version, runtime.Version(), a.log)
 	server, err := api.New(api.Options{
-		Cluster: manager, Operations: operations, Tokens: tokens, Nodes: manager.Nodes(), Interval: manager.Interval(),
+		Cluster: shown, Operations: operations, Tokens: tokens, Nodes: shown.Nodes(), Interval: shown.Interval(),
 		Anonymous: anonymous(a.opts.Config), Gateways: gateways(engine, a.opts.Config),
-		Metrics: figures.Handler(), Version: a.opts.Version, Log: a.log,
+		Capabilities: shown.capabilities.commands,
+		Metrics:      figures.Handler(), Version: a.opts.Version, Log: a.log,
 	})
 	if err != nil {
 		return err
@@ -199,6 +240,7 @@ func (a *app) serve(ctx context.Context, engine *docker.Engine, manager *cluster
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(running, listener, serverTimeout) })
 	group.Go(func() error { server.LearnGateways(running); return nil })
+	shown.capabilities.watch(running, group)
 	group.Go(func() error { return figures.Run(running, operations) })
 	group.Go(func() error {
 		if err := operations.Resume(running); err != nil && running.Err() == nil {
@@ -210,8 +252,8 @@ func (a *app) serve(ctx context.Context, engine *docker.Engine, manager *cluster
 		operations.Maintain(running, operation.Retention{Count: a.opts.Config.Audit.Keep, For: a.opts.Config.Audit.KeepFor})
 		return nil
 	})
-	// Beside it: a base backup that is resumed takes hours, and controld looks
-	// meanwhile. The watcher starts nothing while an operation holds the cluster.
+	// The watcher runs beside what is resumed: a base backup takes hours, and controld
+	// looks meanwhile. It starts nothing while an operation holds the cluster.
 	group.Go(func() error { return watcher.Run(running) })
 	group.Go(func() error {
 		<-running.Done()
@@ -222,6 +264,20 @@ func (a *app) serve(ctx context.Context, engine *docker.Engine, manager *cluster
 	})
 	return group.Wait()
 }
+
+// shown is what the API and the metrics show: the cluster, and what each part adds.
+type shown struct {
+	*manager.Manager
+	redis        *redis.Client
+	board        health.Board
+	capabilities capabilities
+}
+
+// Health is that of all parts together.
+func (s *shown) Health() health.Report { return s.board.Health() }
+
+// Redis is what was last seen of it.
+func (s *shown) Redis() health.Part { return s.redis.Seen() }
 
 // anonymous is the role of callers on this machine without a token.
 func anonymous(cfg config.Config) api.Role {
@@ -283,7 +339,6 @@ func settings(cfg config.Config) cluster.Settings {
 		PauseDeadline:   cfg.Failover.PauseDeadline,
 		PauseLimit:      pauseLimit,
 		Interval:        cfg.Observe.Interval,
-		ArchiveCommand:  "/bin/true",
 	}
 	if set.Replication == cluster.Strict {
 		set.PauseLimit = cfg.Failover.StrictPauseLimit
@@ -304,5 +359,21 @@ func sizes(cfg config.Config) render.Sizes {
 	return render.Sizes{
 		SharedBuffers: cfg.Postgres.SharedBuffers, MaxConnections: cfg.Postgres.MaxConnections, MaxWALSize: cfg.Postgres.MaxWALSize,
 		MaxSlotWALKeepSize: cfg.Postgres.MaxSlotWALKeepSize, MaxPreparedTransactions: cfg.Postgres.MaxPreparedTransactions,
+		ArchiveTimeout: cfg.Backup.ArchiveTimeout,
 	}
+}
+
+// repository is the volume of the backups, with what pgBackRest is told of it.
+func repository(cfg config.Config, nodes []cluster.Node) *volume.Repository {
+	r := &volume.Repository{
+		ControlDir: cfg.Backup.ControlDir, Root: cfg.Backup.RepositoryDir, Nodes: nodes,
+		Settings: render.Repository{
+			Stanza: cfg.Backup.Stanza, CompressType: cfg.Backup.CompressType, CompressLevel: cfg.Backup.CompressLevel,
+			ProcessMax: cfg.Backup.Processes, StartFast: cfg.Backup.StartFast,
+		},
+	}
+	if cfg.Backup.Encryption != "none" {
+		r.Settings.Cipher = cfg.Backup.Encryption
+	}
+	return r
 }

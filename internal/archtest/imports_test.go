@@ -19,63 +19,127 @@ const module = "controld"
 // root is the module's own path: its root package has no name below it.
 const root = "."
 
-// may lists what each package may import of ours. A package that is missing
-// here fails the test: it gets its place before it gets its code. app is the one
-// package that knows all others and has no list.
+// may lists what each package may import of this module's. A package that is missing here
+// fails the test: it gets its place before it gets its code. app is the one package that
+// knows all others.
 var may = map[string][]string{
 	root: nil, // openapi.yaml, embedded
 
 	"cmd/controld": {"internal/app", "internal/client", "internal/api/gen", "internal/config"},
-	"cmd/node":     {"internal/node", "internal/node/child", "internal/node/pooler", "internal/node/server", "internal/wal"},
+	"cmd/node": {
+		"internal/node", "internal/node/child", "internal/node/pooler", "internal/node/server",
+		"internal/node/archive", "internal/node/runner", "internal/wal",
+	},
 
 	"internal/app": {"*"},
 
-	// What is decided and done.
-	"internal/wal":       nil,
-	"internal/pgcontrol": {"internal/wal"},
-	"internal/pgwal":     {"internal/wal", "internal/pgcontrol"},
-	"internal/operation": nil,
-	"internal/node":      {"internal/wal", "internal/pgcontrol", "internal/pgwal"},
-	"internal/cluster":   {"internal/operation", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal"},
-	"internal/monitor":   {"internal/cluster", "internal/operation"},
-	"internal/render":    nil,
-	"internal/config":    nil,
+	// What everybody may use.
+	"internal/wait":       nil,
+	"internal/health":     nil,
+	"internal/wal":        nil,
+	"internal/pgcontrol":  {"internal/wal"},
+	"internal/pgwal":      {"internal/wal", "internal/pgcontrol"},
+	"internal/operation":  nil,
+	"internal/node":       {"internal/wal", "internal/pgcontrol", "internal/pgwal"},
+	"internal/node/rules": {"internal/node", "internal/pgcontrol"},
+	"internal/rights":     {"internal/node"},
+	"internal/render":     nil,
+	"internal/config":     nil,
+
+	// The model: what a cluster is, and what is decided. Capabilities, wrappers, the
+	// API and the metrics know it, and nothing of what follows.
+	"internal/cluster": {
+		"internal/health", "internal/operation", "internal/node", "internal/rights", "internal/wal",
+		"internal/pgcontrol", "internal/pgwal",
+	},
+
+	// Who looks, who acts, and the operations that are made of both.
+	"internal/observer": {"internal/cluster", "internal/node", "internal/pgwal", "internal/wal"},
+	"internal/actuator": {
+		"internal/cluster", "internal/node", "internal/observer", "internal/operation", "internal/pgwal",
+		"internal/rights", "internal/wait", "internal/wal",
+	},
+	"internal/rejoin": {
+		"internal/actuator", "internal/cluster", "internal/node", "internal/operation", "internal/pgwal",
+		"internal/wait",
+	},
+	"internal/failover": {
+		"internal/actuator", "internal/cluster", "internal/node", "internal/observer", "internal/operation",
+		"internal/pgcontrol", "internal/pgwal", "internal/rejoin", "internal/wait", "internal/wal",
+	},
+	"internal/bootstrap": {
+		"internal/actuator", "internal/cluster", "internal/node", "internal/operation", "internal/pgcontrol",
+		"internal/pgwal", "internal/rejoin", "internal/wait", "internal/wal",
+	},
+	// The capabilities beside the cluster's own operations.
+	"internal/backup": {
+		"internal/api/command", "internal/api/gen", "internal/cluster", "internal/health", "internal/operation", "internal/wait",
+		"internal/wal",
+	},
+
+	"internal/upkeep": {"internal/actuator", "internal/cluster", "internal/operation"},
+	"internal/manager": {
+		"internal/actuator", "internal/bootstrap", "internal/cluster", "internal/failover",
+		"internal/health", "internal/observer", "internal/operation", "internal/rejoin", "internal/upkeep",
+	},
+	"internal/monitor": {"internal/cluster", "internal/operation"},
 
 	// The init of the database containers.
 	"internal/node/child":  nil,
 	"internal/node/pooler": {"internal/node", "internal/node/child"},
-	"internal/node/server": {"internal/node", "internal/node/child", "internal/pgcontrol", "internal/pgwal", "internal/wal"},
+	"internal/node/server": {
+		"internal/node", "internal/node/archive", "internal/node/child", "internal/node/rules", "internal/rights",
+		"internal/pgcontrol", "internal/pgwal", "internal/wal",
+	},
+	"internal/node/archive": {"internal/node"},
+
+	// Commands that controld has run in a container, and that container's init.
+	"internal/job":         nil,
+	"internal/node/runner": {"internal/job", "internal/node", "internal/node/archive", "internal/node/child"},
 
 	// One outside system each; never each other.
-	"internal/docker":    {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol"},
-	"internal/postgres":  {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol"},
-	"internal/pgbouncer": {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/render"},
-	"internal/volume":    {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal", "internal/render"},
+	"internal/docker":     {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol"},
+	"internal/postgres":   {"internal/cluster", "internal/node", "internal/rights", "internal/wal", "internal/pgcontrol"},
+	"internal/pgbouncer":  {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/render"},
+	"internal/redis":      {"internal/health", "internal/wait"},
+	"internal/pgbackrest": {"internal/backup", "internal/cluster", "internal/job", "internal/node", "internal/wait", "internal/wal"},
+	"internal/volume":     {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal", "internal/render"},
 
 	// The API and who calls it.
-	"internal/api":     {root, "internal/api/gen", "internal/cluster", "internal/operation"},
-	"internal/api/gen": nil,
-	"internal/client":  {"internal/api/gen"},
-	"internal/metrics": {"internal/cluster", "internal/operation"},
+	"internal/api/command": {"internal/operation"}, // a capability may import it
+	"internal/api":         {root, "internal/api/command", "internal/api/gen", "internal/cluster", "internal/health", "internal/operation"},
+	"internal/api/gen":     nil,
+	"internal/client":      {"internal/api/gen"},
+	"internal/metrics":     {"internal/cluster", "internal/health", "internal/operation"},
 
 	// Measuring and testing.
-	"internal/probe":               nil,
-	"bench/failover":               {"internal/probe", "internal/testcluster"},
-	"internal/api/apitest":         {"internal/cluster", "internal/node", "internal/operation", "internal/wal"},
-	"internal/cluster/clustertest": {"internal/cluster", "internal/node", "internal/operation", "internal/wal", "internal/pgcontrol", "internal/pgwal"},
-	"internal/docker/dockertest":   {"internal/render"},
-	"internal/testcluster":         nil,
-	"internal/e2e":                 {"*"},
-	"internal/failpoint":           {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal"},
-	"internal/archtest":            nil,
+	"internal/probe": nil,
+	"bench/failover": {"internal/probe", "internal/testcluster"},
+	"internal/api/apitest": {
+		"internal/api/command", "internal/cluster", "internal/health", "internal/rights", "internal/node", "internal/operation",
+		"internal/wal",
+	},
+	"internal/cluster/clustertest": {
+		"internal/cluster", "internal/node", "internal/node/rules", "internal/rights",
+		"internal/operation", "internal/wal", "internal/pgcontrol", "internal/pgwal",
+	},
+	"internal/docker/dockertest": {"internal/render"},
+	"internal/testcluster":       nil,
+	"internal/e2e":               {"*"},
+	"internal/failpoint":         {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal"},
+	"internal/archtest":          nil,
 }
 
 // only lists who may import the library of an outside system: everybody else
 // goes through an interface of the domain.
 var only = map[string][]string{
-	"github.com/docker/":                         {"internal/docker", "internal/docker/dockertest", "internal/e2e"},
-	"github.com/jackc/pgx/":                      {"internal/postgres", "internal/pgbouncer", "internal/node/server", "internal/node/pooler", "internal/probe", "bench/failover", "internal/docker/dockertest", "internal/e2e"},
-	"github.com/redis/":                          {"internal/app", "internal/e2e"},
+	"github.com/docker/": {"internal/docker", "internal/docker/dockertest", "internal/e2e"},
+	"github.com/jackc/pgx/": {
+		"internal/postgres", "internal/pgbouncer",
+		"internal/node/server", "internal/node/pooler",
+		"internal/probe", "bench/failover", "internal/docker/dockertest", "internal/testcluster", "internal/e2e",
+	},
+	"github.com/redis/":                          {"internal/redis", "internal/e2e"},
 	"go.etcd.io/bbolt":                           {"internal/operation"},
 	"github.com/go-chi/":                         {"internal/api", "internal/api/gen"},
 	"github.com/getkin/kin-openapi":              {"internal/api"},
@@ -85,8 +149,8 @@ var only = map[string][]string{
 	"github.com/oapi-codegen/nethttp-middleware": {"internal/api"},
 }
 
-// TestImports reads the files itself instead of calling go list, because go
-// test caches results by the files that a test opens, not by what it executes.
+// TestImports reads the files itself instead of calling go list: go test caches a result
+// by the files that a test opens, not by what it executes.
 func TestImports(t *testing.T) {
 	found, err := violations(os.DirFS("../.."))
 	if err != nil {
@@ -113,8 +177,10 @@ func TestViolationsAreSeen(t *testing.T) {
 		want string // empty: allowed
 	}{
 		{"as it should be", "internal/cluster/a.go", file("controld/internal/operation", "context"), ""},
-		{"the domain imports a wrapper", "internal/cluster/a.go", file("controld/internal/postgres"), "internal/cluster/a.go may not import controld/internal/postgres"},
-		{"wrappers import each other", "internal/postgres/a.go", file("controld/internal/docker"), "may not import controld/internal/docker"},
+		{"the domain imports a wrapper", "internal/cluster/a.go", file("controld/internal/postgres"),
+			"internal/cluster/a.go may not import controld/internal/postgres"},
+		{"wrappers import each other", "internal/postgres/a.go", file("controld/internal/docker"),
+			"may not import controld/internal/docker"},
 		{"configuration imports ours", "internal/config/a.go", file("controld/internal/cluster"), "may not import"},
 		{"the client imports the server", "internal/client/a.go", file("controld/internal/api"), "may not import"},
 		{"the domain imports an SDK", "internal/cluster/a.go", file("github.com/jackc/pgx/v5"), "may not import github.com/jackc/pgx/v5"},

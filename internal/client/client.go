@@ -122,7 +122,10 @@ var ErrLeft = errors.New("interrupted")
 
 // ask makes one call and decodes its answer into a T. Statuses beside 2xx that
 // carry a T too, such as the 503 of a health check, are named in also.
-func ask[T any](ctx context.Context, c *Client, timeout time.Duration, call func(context.Context) (*http.Response, error), also ...int) (T, error) {
+func ask[T any](
+	ctx context.Context, c *Client, timeout time.Duration,
+	call func(context.Context) (*http.Response, error), also ...int,
+) (T, error) {
 	var out T
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -240,6 +243,27 @@ func (c *Client) PlanFailback(ctx context.Context, r gen.FailbackRequest) (gen.P
 	r.DryRun = &yes
 	return ask[gen.Plan](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {
 		return c.api.StartFailback(ctx, &gen.StartFailbackParams{}, r)
+	})
+}
+
+// Backups is one page of the backups, newest first.
+func (c *Client) Backups(ctx context.Context, p gen.ListBackupsParams) (gen.BackupList, error) {
+	return ask[gen.BackupList](ctx, c, readTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.ListBackups(ctx, &p)
+	})
+}
+
+// Backup is one backup, by its key or label.
+func (c *Client) Backup(ctx context.Context, key string) (gen.Backup, error) {
+	return ask[gen.Backup](ctx, c, readTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.GetBackup(ctx, key)
+	})
+}
+
+// StartBackup makes a backup.
+func (c *Client) StartBackup(ctx context.Context, r gen.BackupRequest, key string) (gen.Operation, error) {
+	return ask[gen.Operation](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.StartBackup(ctx, &gen.StartBackupParams{Prefer: async, IdempotencyKey: keyed(key)}, r)
 	})
 }
 

@@ -18,7 +18,10 @@ func event(state string) string {
 	if state == "running" {
 		end = ""
 	}
-	return fmt.Sprintf("id: 1\nevent: operation\ndata: {\"seq\":1,\"at\":\"2026-03-01T12:00:00Z\",\"type\":\"operation\",\"operation\":{\"id\":\"x\",\"kind\":\"failover\",\"state\":%q,\"requested_by\":\"operator\",\"started_at\":\"2026-03-01T12:00:00Z\"%s,\"steps\":[]}}\n\n", state, end)
+	op := fmt.Sprintf(`{"id":"x","kind":"failover","state":%q,"requested_by":"operator",`+
+		`"started_at":"2026-03-01T12:00:00Z"%s,"steps":[]}`, state, end)
+	return "id: 1\nevent: operation\n" +
+		`data: {"seq":1,"at":"2026-03-01T12:00:00Z","type":"operation","operation":` + op + "}\n\n"
 }
 
 func serve(t *testing.T, h http.HandlerFunc) *Client {
@@ -100,7 +103,10 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		case "/cluster":
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.WriteHeader(http.StatusConflict)
-			fmt.Fprint(w, `{"type":"/problems/lag","title":"Lag","status":409,"detail":"pg2 lags","numbers":{"lag_bytes":17000000,"ratio":0.5},"operation":{"id":"op1","kind":"failover","state":"refused","requested_by":"x","started_at":"2026-03-01T12:00:00Z","steps":[]}}`)
+			fmt.Fprint(w, `{"type":"/problems/lag","title":"Lag","status":409,"detail":"pg2 lags",`+
+				`"numbers":{"lag_bytes":17000000,"ratio":0.5},`+
+				`"operation":{"id":"op1","kind":"failover","state":"refused","requested_by":"x",`+
+				`"started_at":"2026-03-01T12:00:00Z","steps":[]}}`)
 		case "/health":
 			w.Header().Set("Content-Type", "text/html")
 			w.WriteHeader(http.StatusServiceUnavailable)

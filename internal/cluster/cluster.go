@@ -1,12 +1,13 @@
-// Package cluster knows what a cluster is, decides what to do with it, and
-// does it: failover, failback, rejoin and start are lists of named steps here.
-// The decisions are pure functions of one observation. Everything outside the
-// process is reached through the interfaces in outside.go.
+// Package cluster knows what a cluster is and decides what is to be done with it.
+// The decisions are pure functions of one observation. What observes and what acts
+// reaches out of the process through the interfaces in outside.go.
 package cluster
 
 import (
+	"fmt"
 	"iter"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"controld/internal/node"
@@ -29,6 +30,24 @@ func (n Node) DataDir() string { return filepath.Join(n.Dir, node.DataDir) }
 
 // Slot is the replication slot that keeps WAL for the node on its upstream.
 func (n Node) Slot() string { return n.Name }
+
+// NodeNames are the names of nodes.
+func NodeNames(nodes []Node) []string {
+	out := make([]string, len(nodes))
+	for i, n := range nodes {
+		out[i] = n.Name
+	}
+	return out
+}
+
+// Names are the names of nodes, as a list to read.
+func Names(nodes []NodeState) string {
+	var list []string
+	for _, s := range nodes {
+		list = append(list, s.Node.Name)
+	}
+	return strings.Join(list, ", ")
+}
 
 // ReplicationMode says what a commit waits for.
 type ReplicationMode string
@@ -123,6 +142,22 @@ func (s NodeState) Diverged() string {
 // Dead reports whether it is proved that no process of the node's server is left.
 func (s NodeState) Dead() bool { return s.Locked == No || s.Container.Exists && !s.Container.Running }
 
+// Usable reports whether the node may lead: it has data that nobody is overwriting.
+func (s NodeState) Usable() bool {
+	return s.Control != nil && (s.Init.Unfinished == "" || s.Init.Unfinished == node.ActionNone)
+}
+
+// Wholeness says what Usable found.
+func (s NodeState) Wholeness() string {
+	switch {
+	case s.Init.Unfinished != "" && s.Init.Unfinished != node.ActionNone:
+		return fmt.Sprintf("an unfinished %s overwrote its data", s.Init.Unfinished)
+	case s.Control == nil:
+		return "its volume holds no readable data directory"
+	}
+	return "its data is whole"
+}
+
 // A Container is what the engine says of a node's container.
 type Container struct {
 	Exists    bool
@@ -162,7 +197,7 @@ type Server struct {
 	PreparedCount       int
 	Transactions        []Transaction // open ones of clients, the oldest first, 100 at the most
 	ReplayPaused        bool
-	BackupRunning       bool // a base backup is being taken from it
+	BackupRunning       bool // a base backup is being taken from it that is not one of controld's own
 	SenderCount         int
 	MaxSenders          int
 	MaxSlots            int
@@ -170,6 +205,10 @@ type Server struct {
 	UpstreamAddress     string // where primary_conninfo leads; empty: to a name, or nowhere
 	// Overridden are settings of controld's that ALTER SYSTEM overrides.
 	Overridden []string
+	// PendingRestart are settings that its files have and it does not.
+	PendingRestart []string
+	// Rights is which version of what controld needs in it is there; see package rights.
+	Rights int
 }
 
 // SettingNames are the settings that an observation reads.
@@ -248,9 +287,9 @@ func (p PoolerState) Clients() iter.Seq[PoolerDatabase] {
 	}
 }
 
-// answered grows with each query of clients that was answered at an address, as far
+// Answered grows with each query of clients that was answered at an address, as far
 // as the entries that lead there now tell; 0: none leads there.
-func (p PoolerState) answered(address string) time.Duration {
+func (p PoolerState) Answered(address string) time.Duration {
 	sum := time.Duration(0)
 	for d := range p.Clients() {
 		if address != "" && d.Host == address {
@@ -275,14 +314,6 @@ type View struct {
 	At     time.Time // when it was complete
 	Nodes  []NodeState
 	Pooler PoolerState
-	Redis  Component
-}
-
-// A Component is a part that is only watched.
-type Component struct {
-	SeenAt time.Time
-	OK     bool
-	Detail string
 }
 
 // Node returns the state of the node called name.

@@ -26,7 +26,7 @@ func Leader(v View) (NodeState, *operation.Problem) {
 		return NodeState{}, operation.Refuse("no-primary", nil, "no node leads; see GET /health for what each one says and what to do")
 	}
 	return NodeState{}, operation.Refuse("two-primaries", nil,
-		"%s all lead; fence the one whose data does not count (docker kill -s KILL) and rejoin it", names(leaders))
+		"%s all lead; fence the one whose data does not count (docker kill -s KILL) and rejoin it", Names(leaders))
 }
 
 // BestStandby returns the standby to promote: one that answers, has whole data
@@ -34,7 +34,7 @@ func Leader(v View) (NodeState, *operation.Problem) {
 // tie the first in the configuration wins, so that a repeated choice is the same.
 func BestStandby(v View, except string) (NodeState, *operation.Problem) {
 	able := slices.DeleteFunc(slices.Clone(v.Nodes), func(s NodeState) bool {
-		return s.Node.Name == except || s.Role() != RoleStandby || !usable(s) || s.Diverged() != ""
+		return s.Node.Name == except || s.Role() != RoleStandby || !s.Usable() || s.Diverged() != ""
 	})
 	if len(able) == 0 {
 		return NodeState{}, operation.Refuse("no-candidate", nil, "no standby answers that could lead: %s", describeOthers(v, except))
@@ -44,6 +44,7 @@ func BestStandby(v View, except string) (NodeState, *operation.Problem) {
 	}), nil
 }
 
+// describeOthers says of each node but one why it cannot lead.
 func describeOthers(v View, except string) string {
 	var out []string
 	for _, s := range v.Nodes {
@@ -57,8 +58,8 @@ func describeOthers(v View, except string) string {
 		if why := s.Diverged(); why != "" {
 			state = "diverged: " + why
 		}
-		if !usable(s) {
-			state = wholeness(s)
+		if !s.Usable() {
+			state = s.Wholeness()
 		}
 		out = append(out, s.Node.Name+": "+state)
 	}
@@ -84,16 +85,16 @@ const (
 	StartNothing StartKind = "nothing" // a person has to choose: Reason says why and how
 )
 
-// A StartFact is what a node's volume says at a start, beside its state.
+// A StartFact is the state of a node at a start, with what its volume says.
 type StartFact struct {
 	NodeState
 	Empty         bool // no data directory, or one that an unfinished initdb left
 	StandbySignal bool
 }
 
-// DecideStart says what a start of everything does: initdb only where nothing
-// exists, the recorded primary where the nodes agree with the journal, and no
-// guess where they do not.
+// DecideStart says what a start of everything does. It makes a new cluster only
+// where nothing exists. It starts the recorded primary where no node contradicts
+// the journal. Where the nodes and the journal disagree it does not guess.
 func DecideStart(id Identity, nodes []StartFact, preferred string) StartDecision {
 	var leaders []StartFact
 	for _, n := range nodes {
@@ -103,7 +104,7 @@ func DecideStart(id Identity, nodes []StartFact, preferred string) StartDecision
 	}
 	switch {
 	case len(leaders) > 1:
-		return StartDecision{StartNothing, "", "more than one node leads; fence the one whose data does not count (docker kill -s KILL), then rejoin it"}
+		return nothing("more than one node leads; fence the one whose data does not count (docker kill -s KILL), then rejoin it")
 	case len(leaders) == 1:
 		return decideRunning(id, leaders[0], nodes)
 	case id.Primary != "":
@@ -114,232 +115,108 @@ func DecideStart(id Identity, nodes []StartFact, preferred string) StartDecision
 	return decideAdopt(nodes)
 }
 
-// decideRunning: a serving primary is kept, unless another node has gone on to
-// a higher timeline: then its writes are the losing branch. One whose order was
-// withdrawn is about to end.
-func decideRunning(id Identity, leader StartFact, nodes []StartFact) StartDecision {
-	if leader.Order.Role == node.RoleNone {
-		return StartDecision{StartNothing, "", fmt.Sprintf("the order of %s is withdrawn, and its server has not ended yet; if it does not: docker kill -s KILL %s", leader.Node.Name, leader.Node.Container)}
-	}
-	if leader.Timeline() < id.Timeline {
-		return StartDecision{StartNothing, "", fmt.Sprintf("%s leads on timeline %d, the journal knows %s on the later timeline %d; choose: controld failover --mode emergency --target NAME",
-			leader.Node.Name, leader.Timeline(), id.Primary, id.Timeline)}
-	}
-	if id.SystemID != 0 && leader.Server.SystemID != id.SystemID {
-		return StartDecision{StartNothing, "", fmt.Sprintf("%s leads a cluster with system identifier %d, the journal knows %d; point controld at its own volumes", leader.Node.Name, leader.Server.SystemID, id.SystemID)}
-	}
-	for _, n := range nodes {
-		if n.Node.Name != leader.Node.Name && n.Timeline() > leader.Timeline() {
-			return StartDecision{StartNothing, "", fmt.Sprintf("%s leads on timeline %d but %s is on the later timeline %d; choose: controld failover --mode emergency --target NAME",
-				leader.Node.Name, leader.Timeline(), n.Node.Name, n.Timeline())}
-		}
-	}
-	return StartDecision{StartRunning, leader.Node.Name, leader.Node.Name + " leads"}
+// nothing is the decision to start nothing: a person has to choose, and the reason
+// says why and how.
+func nothing(format string, args ...any) StartDecision {
+	return StartDecision{Kind: StartNothing, Reason: fmt.Sprintf(format, args...)}
 }
 
-func decideCold(id Identity, nodes []StartFact) StartDecision {
-	at := slices.IndexFunc(nodes, func(n StartFact) bool { return n.Node.Name == id.Primary })
-	if at < 0 {
-		return StartDecision{StartNothing, "", fmt.Sprintf("the journal says that %s leads, which is not in the configuration", id.Primary)}
-	}
-	p := nodes[at]
-	choose := "choose who leads: controld start NAME, or controld failover --mode emergency --target NAME"
+// decideRunning is for a primary that serves already. It is kept, unless the
+// journal or another node has gone on to a higher timeline: then what it writes is
+// the losing branch. One whose order was withdrawn is not kept: it is about to end.
+func decideRunning(id Identity, leader StartFact, nodes []StartFact) StartDecision {
+	name := leader.Node.Name
+	const choose = "choose: controld failover --mode emergency --target NAME"
 	switch {
-	case p.Control == nil:
-		return StartDecision{StartNothing, "", fmt.Sprintf("the data of %s, which led, cannot be read; %s", id.Primary, choose)}
-	case p.Control.SystemID != id.SystemID:
-		return StartDecision{StartNothing, "", fmt.Sprintf("the data of %s has system identifier %d, the journal knows %d; %s", id.Primary, p.Control.SystemID, id.SystemID, choose)}
-	case !usable(p.NodeState):
-		return StartDecision{StartNothing, "", fmt.Sprintf("an unfinished %s overwrote the data of %s; %s", p.Init.Unfinished, id.Primary, choose)}
-	case p.Control.Timeline() < id.Timeline:
-		return StartDecision{StartNothing, "", fmt.Sprintf("the journal knows timeline %d, the data of %s, which led, is on the older timeline %d; %s", id.Timeline, id.Primary, p.Control.Timeline(), choose)}
-	case p.Locked == Yes && p.Server == nil:
-		return StartDecision{StartNothing, "", fmt.Sprintf("the server of %s, which led, runs and does not answer (%s): wait if it is starting; if it is frozen: controld failover --mode emergency", id.Primary, p.ServerErr)}
+	case leader.Order.Role == node.RoleNone:
+		return nothing("the order of %s is withdrawn, and its server has not ended yet; if it does not: docker kill -s KILL %s",
+			name, leader.Node.Container)
+	case leader.Timeline() < id.Timeline:
+		return nothing("%s leads on timeline %d, the journal knows %s on the later timeline %d; %s",
+			name, leader.Timeline(), id.Primary, id.Timeline, choose)
+	case id.SystemID != 0 && leader.Server.SystemID != id.SystemID:
+		return nothing("%s leads a cluster with system identifier %d, the journal knows %d; point controld at its own volumes",
+			name, leader.Server.SystemID, id.SystemID)
 	}
 	for _, n := range nodes {
-		if n.Node.Name == id.Primary || n.Control == nil || !usable(n.NodeState) {
+		if n.Node.Name != name && n.Timeline() > leader.Timeline() {
+			return nothing("%s leads on timeline %d but %s is on the later timeline %d; %s",
+				name, leader.Timeline(), n.Node.Name, n.Timeline(), choose)
+		}
+	}
+	return StartDecision{StartRunning, name, name + " leads"}
+}
+
+// decideCold is for a cluster of which no node leads and the journal knows who led.
+// That one is started, unless its data, or another node's, contradicts the journal.
+func decideCold(id Identity, nodes []StartFact) StartDecision {
+	const choose = "choose who leads: controld start NAME, or controld failover --mode emergency --target NAME"
+	at := slices.IndexFunc(nodes, func(n StartFact) bool { return n.Node.Name == id.Primary })
+	if at < 0 {
+		return nothing("the journal says that %s leads, which is not in the configuration", id.Primary)
+	}
+	p := nodes[at]
+	switch {
+	case p.Control == nil:
+		return nothing("the data of %s, which led, cannot be read; %s", id.Primary, choose)
+	case p.Control.SystemID != id.SystemID:
+		return nothing("the data of %s has system identifier %d, the journal knows %d; %s",
+			id.Primary, p.Control.SystemID, id.SystemID, choose)
+	case !p.NodeState.Usable():
+		return nothing("an unfinished %s overwrote the data of %s; %s", p.Init.Unfinished, id.Primary, choose)
+	case p.Control.Timeline() < id.Timeline:
+		return nothing("the journal knows timeline %d, the data of %s, which led, is on the older timeline %d; %s",
+			id.Timeline, id.Primary, p.Control.Timeline(), choose)
+	case p.Locked == Yes && p.Server == nil:
+		return nothing("the server of %s, which led, runs and does not answer (%s): wait if it is starting; "+
+			"if it is frozen: controld failover --mode emergency", id.Primary, p.ServerErr)
+	}
+	for _, n := range nodes {
+		if n.Node.Name == id.Primary || n.Control == nil || !n.NodeState.Usable() {
 			continue // an empty or half-made node is copied anew
 		}
 		if n.Control.SystemID != id.SystemID {
-			return StartDecision{StartNothing, "", fmt.Sprintf("the data of %s has system identifier %d, the journal knows %d; empty its volume or %s", n.Node.Name, n.Control.SystemID, id.SystemID, choose)}
+			return nothing("the data of %s has system identifier %d, the journal knows %d; empty its volume or %s",
+				n.Node.Name, n.Control.SystemID, id.SystemID, choose)
 		}
 		if n.Control.Timeline() > p.Control.Timeline() {
-			return StartDecision{StartNothing, "", fmt.Sprintf("the journal says that %[1]s leads (timeline %[2]d), but %[3]s is on the later timeline %[4]d, which controld did not make; to lead with that: controld failover --mode emergency --target %[3]s --max-loss-bytes -1 (what %[1]s wrote since they parted is given up); to keep the data of %[1]s instead, empty the data volume of %[3]s",
-				id.Primary, p.Control.Timeline(), n.Node.Name, n.Control.Timeline())}
+			return nothing("the journal says that %[1]s leads (timeline %[2]d), but %[3]s is on the later timeline %[4]d, "+
+				"which controld did not make; to lead with that: controld failover --mode emergency --target %[3]s --max-loss-bytes -1 "+
+				"(what %[1]s wrote since they parted is given up); "+
+				"to keep the data of %[1]s instead, empty the data volume of %[3]s",
+				id.Primary, p.Control.Timeline(), n.Node.Name, n.Control.Timeline())
 		}
 	}
 	return StartDecision{StartCold, id.Primary, "the journal says that it led, and no node contradicts"}
 }
 
-// decideAdopt: the journal is lost. Exactly one node must look like a primary,
-// and none may be ahead of it.
+// decideAdopt is for nodes with data of which no one leads, where the journal is
+// lost. One node leads if it alone has data that would start as a primary, and no
+// other node is ahead of it.
 func decideAdopt(nodes []StartFact) StartDecision {
+	const choose = "choose who leads: controld start NAME"
 	var leads []StartFact
 	for _, n := range nodes {
-		if n.Control != nil && usable(n.NodeState) && !n.StandbySignal {
+		if n.Control != nil && n.NodeState.Usable() && !n.StandbySignal {
 			leads = append(leads, n)
 		}
 	}
-	choose := "choose who leads: controld start NAME"
 	if len(leads) != 1 {
-		return StartDecision{StartNothing, "", fmt.Sprintf("the journal knows no cluster and %d nodes have data without standby.signal; %s", len(leads), choose)}
+		return nothing("the journal knows no cluster and %d nodes have data without standby.signal; %s", len(leads), choose)
 	}
 	p := leads[0]
 	for _, n := range nodes {
 		if n.Node.Name == p.Node.Name || n.Control == nil {
 			continue
 		}
-		ahead := cmp.Or(cmp.Compare(n.Control.Timeline(), p.Control.Timeline()), cmp.Compare(n.Control.Checkpoint, p.Control.Checkpoint)) > 0
+		ahead := cmp.Or(
+			cmp.Compare(n.Control.Timeline(), p.Control.Timeline()),
+			cmp.Compare(n.Control.Checkpoint, p.Control.Checkpoint),
+		) > 0
 		if n.Control.SystemID != p.Control.SystemID || ahead {
-			return StartDecision{StartNothing, "", fmt.Sprintf("the journal knows no cluster, and %s is not behind %s; %s", n.Node.Name, p.Node.Name, choose)}
+			return nothing("the journal knows no cluster, and %s is not behind %s; %s", n.Node.Name, p.Node.Name, choose)
 		}
 	}
-	return StartDecision{StartAdopt, p.Node.Name, "the journal knows no cluster, and it is the one node without standby.signal and not behind any other"}
-}
-
-// An Action is what the supervision does by itself: one operation to start.
-type Action struct {
-	Kind   string // KindRejoin, KindAlign, KindProtect; empty: nothing
-	Node   string // of a rejoin
-	How    string // of a protect: protectSet, protectLift
-	Reason string
-}
-
-// NextActions says what to mend in a cluster that has a primary and no open
-// operation, the weightiest first: the pooler is pointed where the nodes are, and
-// a node that is down or does not follow is brought back. All of it is told,
-// because what cannot be done now must not keep the rest from being done. It
-// never moves the primary.
-func NextActions(v View, id Identity, want func(View) Targets) []Action {
-	leader, problem := Leader(v)
-	if problem != nil || id.Primary != leader.Node.Name {
-		return nil
-	}
-	var wanted []Action
-	switch p := v.Pooler; {
-	case p.Err == "" && p.Container.Running && !aligned(p, want(v)):
-		wanted = append(wanted, Action{Kind: KindAlign, Reason: "the pooler's entries do not lead where the nodes are, or with other pools than configured"})
-	case moving(leader):
-		wanted = append(wanted, Action{Kind: KindAlign, Reason: leader.Node.Name + " runs with the settings of a move that was undone"})
-	}
-	for _, s := range v.Nodes {
-		if why := rejoinReason(s, leader); why != "" {
-			wanted = append(wanted, Action{Kind: KindRejoin, Node: s.Node.Name, Reason: why})
-		}
-	}
-	return wanted
-}
-
-// rejoinReason says why a node is to be brought back; empty: it is in order, or
-// its return is not for controld to begin.
-func rejoinReason(s, leader NodeState) string {
-	switch {
-	case s.Node.Name == leader.Node.Name || !s.Container.Exists || s.Container.Paused || busy(s):
-		return ""
-	case forked(s, leader):
-		return "" // a person decides what becomes of its data
-	case s.Diverged() != "":
-		return "its WAL is not that of " + leader.Node.Name + ": " + s.Diverged()
-	case !follows(s, leader):
-		return "it does not stream from " + leader.Node.Name
-	}
-	return leftOver(s, leader)
-}
-
-// forked: the node has whole data of a timeline that the leader never had. It
-// was promoted past controld.
-func forked(s, leader NodeState) bool { return usable(s) && s.Timeline() > leader.Timeline() }
-
-// leftOver says what an operation has left on a standby that follows, because
-// it was cut off or could not reach it while it was undone: a slot for the node
-// that it follows, or settings that are not those of today. Empty: nothing.
-func leftOver(s, leader NodeState) string {
-	switch {
-	case s.Server == nil:
-		return ""
-	case slices.ContainsFunc(s.Server.Slots, func(x Slot) bool { return x.Name == leader.Node.Slot() && !x.Active && !x.Logical }):
-		return "its slot for " + leader.Node.Name + " keeps WAL for nobody"
-	case moving(s):
-		return "it runs with the settings of a move that was undone"
-	case leader.Container.Address != "" && leader.Container.Address != s.Server.UpstreamAddress && !overridden(s, "primary_conninfo"):
-		return "it does not know the present address of " + leader.Node.Name
-	}
-	return ""
-}
-
-// moving reports whether a server runs with the settings around a planned
-// switch: nothing is archived, and autovacuum is off.
-func moving(s NodeState) bool {
-	return s.Server != nil && s.Server.Settings["autovacuum"] == "off" && !overridden(s, "autovacuum")
-}
-
-// overridden reports whether a person took the setting out of controld's hands,
-// by ALTER SYSTEM.
-func overridden(s NodeState, setting string) bool {
-	return s.Server != nil && slices.Contains(s.Server.Overridden, setting)
-}
-
-// Followers are the nodes that stream from the leader.
-func Followers(v View) (names []string) {
-	leader, problem := Leader(v)
-	if problem != nil {
-		return nil
-	}
-	for _, s := range v.Nodes {
-		if s.Node.Name != leader.Node.Name && follows(s, leader) {
-			names = append(names, s.Node.Name)
-		}
-	}
-	return names
-}
-
-// busy: its init is at work on an order, which an operation wrote. What one that
-// was killed at work has reported last stands on the volume for ever.
-func busy(s NodeState) bool { return s.Container.Running && s.Init.State == node.StateWorking }
-
-// follows reports whether a node is a standby that streams from the leader what
-// fits to what it has.
-func follows(s, leader NodeState) bool {
-	if s.Role() != RoleStandby || s.Server.Timeline != leader.Server.Timeline || s.Diverged() != "" {
-		return false
-	}
-	return slices.ContainsFunc(leader.Server.Senders, func(x Sender) bool {
-		return x.Application == s.Node.Name && x.State == "streaming"
-	})
-}
-
-// aligned reports whether the pooler's entries lead where t says, with the pools
-// that are configured.
-func aligned(p PoolerState, t Targets) bool {
-	for d := range p.Clients() {
-		if d.Host != t.of(d.Name) {
-			return false
-		}
-	}
-	return len(p.Missing) == 0 && len(p.Resized) == 0
-}
-
-// Names of the pooler's entries beside the client databases.
-const (
-	ReadOnlySuffix = "_ro"
-	ProbeEntry     = "controld_probe"
-	consoleEntry   = "pgbouncer" // PgBouncer's own
-)
-
-// WantTargets says where the pooler's entries should lead: clients to the
-// leader, their read-only twins to a standby that follows, or to the leader
-// where there is none.
-func WantTargets(v View) Targets {
-	leader, problem := Leader(v)
-	if problem != nil {
-		return Targets{}
-	}
-	t := Targets{Primary: leader.Container.Address, Standby: leader.Container.Address}
-	for _, s := range v.Nodes {
-		if s.Node.Name != leader.Node.Name && follows(s, leader) && s.Container.Address != "" {
-			t.Standby = s.Container.Address
-			break
-		}
-	}
-	return t
+	return StartDecision{StartAdopt, p.Node.Name,
+		"the journal knows no cluster, and it is the one node without standby.signal and not behind any other"}
 }

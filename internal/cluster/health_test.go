@@ -1,4 +1,4 @@
-package cluster
+package cluster_test
 
 import (
 	"fmt"
@@ -6,8 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"controld/internal/cluster"
+	"controld/internal/health"
 	"controld/internal/node"
 	"controld/internal/operation"
+	"controld/internal/rights"
 )
 
 const healthInterval = time.Second
@@ -15,137 +18,244 @@ const healthInterval = time.Second
 var healthNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // healthyView is a cluster without a fault: each case of a table adds its own.
-func healthyView() View {
-	container := func(n int) Container {
-		return Container{Exists: true, Running: true, Connected: true, Health: "running", Address: fmt.Sprintf("10.0.0.%d", n)}
+func healthyView() cluster.View {
+	container := func(n int) cluster.Container {
+		return cluster.Container{Exists: true, Running: true, Connected: true, Health: "running", Address: fmt.Sprintf("10.0.0.%d", n)}
 	}
-	primary := NodeState{
-		Node: Node{Name: "pg1", Container: "t-pg1"}, SeenAt: healthNow, Container: container(1), Locked: Yes,
+	primary := cluster.NodeState{
+		Node: cluster.Node{Name: "pg1", Container: "t-pg1"}, SeenAt: healthNow, Container: container(1), Locked: cluster.Yes,
 		Order: node.Order{Epoch: 3, Role: node.RolePrimary}, Init: node.Status{State: node.StateRunning},
-		Server: &Server{Timeline: 2, Flushed: 1000, Settings: map[string]string{},
-			Senders: []Sender{{Application: "pg2", State: "streaming", SyncState: "async"}},
-			Slots:   []Slot{{Name: "pg2", Active: true, WALStatus: "reserved"}}},
+		Server: &cluster.Server{Timeline: 2, Flushed: 1000, Rights: rights.Version, Settings: map[string]string{},
+			Senders: []cluster.Sender{{Application: "pg2", State: "streaming", SyncState: "async"}},
+			Slots:   []cluster.Slot{{Name: "pg2", Active: true, WALStatus: "reserved"}}},
 	}
-	standby := NodeState{
-		Node: Node{Name: "pg2", Container: "t-pg2"}, SeenAt: healthNow, Container: container(2), Locked: Yes,
+	standby := cluster.NodeState{
+		Node: cluster.Node{Name: "pg2", Container: "t-pg2"}, SeenAt: healthNow, Container: container(2), Locked: cluster.Yes,
 		Order: node.Order{Epoch: 2, Role: node.RoleStandby}, Init: node.Status{State: node.StateRunning},
-		Server: &Server{InRecovery: true, Timeline: 2, Received: 1000, Replayed: 1000, Receiver: &Receiver{Status: "streaming"}},
+		Server: &cluster.Server{InRecovery: true, Timeline: 2, Received: 1000, Replayed: 1000,
+			Receiver: &cluster.Receiver{Status: "streaming"}},
 	}
-	return View{
-		At: healthNow, Nodes: []NodeState{primary, standby},
-		Pooler: PoolerState{SeenAt: healthNow, Container: container(3), Databases: []PoolerDatabase{{Name: "imdb", Host: "10.0.0.1"}, {Name: "imdb_ro", Host: "10.0.0.2"}}},
-		Redis:  Component{SeenAt: healthNow, OK: true},
+	pooler := cluster.PoolerState{
+		SeenAt: healthNow, Container: container(3),
+		Databases: []cluster.PoolerDatabase{{Name: "imdb", Host: "10.0.0.1"}, {Name: "imdb_ro", Host: "10.0.0.2"}},
 	}
+	return cluster.View{At: healthNow, Nodes: []cluster.NodeState{primary, standby}, Pooler: pooler}
 }
 
-func stop(s *NodeState) {
+func stop(s *cluster.NodeState) {
 	s.Container.Running, s.Container.Health, s.Container.ExitCode = false, "exited", 137
-	s.Server, s.Locked = nil, No
+	s.Server, s.Locked = nil, cluster.No
 }
 
 func TestAssessHealth(t *testing.T) {
 	running := []operation.Record{{ID: "op1", Kind: "failover", State: operation.Running}}
 	incomplete := []operation.Record{{ID: "op2", Kind: "failover", State: operation.Incomplete}}
-	pause := func(v *View) { v.Pooler.Databases[0].Paused = true }
+	noJournal := &cluster.Expectation{}
+	primary := func(change func(p *cluster.NodeState)) func(*cluster.View) {
+		return func(v *cluster.View) { change(&v.Nodes[0]) }
+	}
+	standby := func(change func(s *cluster.NodeState)) func(*cluster.View) {
+		return func(v *cluster.View) { change(&v.Nodes[1]) }
+	}
+	pooler := func(change func(p *cluster.PoolerState)) func(*cluster.View) {
+		return func(v *cluster.View) { change(&v.Pooler) }
+	}
+	pause := func(v *cluster.View) { v.Pooler.Databases[0].Paused = true }
+	bothLead := func(v *cluster.View) { v.Nodes[1].Server.InRecovery = false }
+	bothStop := func(v *cluster.View) { stop(&v.Nodes[0]); stop(&v.Nodes[1]) }
+	seenAgo := func(d time.Duration) func(*cluster.View) {
+		return func(v *cluster.View) { v.At = healthNow.Add(-d) }
+	}
+	withdrawn := func(s *cluster.NodeState) { s.Order.Role = node.RoleNone }
+	fenced := func(s *cluster.NodeState) { stop(s); withdrawn(s) }
+	waits := func(names string) func(*cluster.View) {
+		return func(v *cluster.View) { v.Nodes[0].Server.Settings["synchronous_standby_names"] = names }
+	}
 	for _, tt := range []struct {
 		name     string
-		change   func(*View)
+		change   func(*cluster.View)
 		open     []operation.Record
-		expected *Expectation
-		status   HealthStatus
+		expected *cluster.Expectation
+		status   health.Status
 		reason   string
 		do       string // a part of what to do
+		detail   string // a part of it
 		also     string // another component that must not be ok
 	}{
-		{name: "all is well", status: HealthOK},
-		{name: "all is well while an operation runs", open: running, status: HealthOK},
+		{name: "all is well", status: health.OK},
+		{name: "all is well while an operation runs", open: running, status: health.OK},
 
-		{name: "nothing observed yet", change: func(v *View) { *v = View{} }, status: HealthDown, reason: "stale", do: "Wait"},
-		{name: "at the limit of stale", change: func(v *View) { v.At = healthNow.Add(-3 * healthInterval) }, status: HealthOK},
-		{name: "stale", change: func(v *View) { v.At = healthNow.Add(-3*healthInterval - 1) }, status: HealthDown, reason: "stale", do: "log"},
-		{name: "stale also in a pause", change: func(v *View) { v.At = healthNow.Add(-time.Minute); pause(v) }, open: running, status: HealthDown, reason: "stale"},
-		{name: "the primary was not observed lately", change: func(v *View) { v.Nodes[0].SeenAt = healthNow.Add(-time.Minute) }, status: HealthDown, reason: "no-primary", also: "pg1"},
+		{name: "nothing observed yet", change: func(v *cluster.View) { *v = cluster.View{} },
+			status: health.Down, reason: "stale", do: "Wait"},
+		{name: "at the limit of stale", change: seenAgo(3 * healthInterval), status: health.OK},
+		{name: "stale", change: seenAgo(3*healthInterval + 1), status: health.Down, reason: "stale", do: "log"},
+		{name: "stale also in a pause", change: func(v *cluster.View) { v.At = healthNow.Add(-time.Minute); pause(v) }, open: running,
+			status: health.Down, reason: "stale"},
+		{name: "the primary was not observed lately", change: primary(func(p *cluster.NodeState) {
+			p.SeenAt = healthNow.Add(-time.Minute)
+		}), status: health.Down, reason: "no-primary", also: "pg1"},
 
-		{name: "two primaries", change: func(v *View) { v.Nodes[1].Server.InRecovery = false }, status: HealthDown, reason: "two-primaries", do: "docker kill -s KILL t-pg2"},
-		{name: "two primaries and no journal", change: func(v *View) { v.Nodes[1].Server.InRecovery = false }, expected: &Expectation{}, status: HealthDown, reason: "two-primaries", do: "Decide"},
-		{name: "two primaries while an operation runs", change: func(v *View) { v.Nodes[1].Server.InRecovery = false }, open: running, status: HealthDown, reason: "two-primaries"},
-		{name: "both in recovery", change: func(v *View) { v.Nodes[0].Server.InRecovery = true }, status: HealthDown, reason: "all-in-recovery", do: "controld start pg1"},
-		{name: "the primary died", change: func(v *View) { stop(&v.Nodes[0]) }, status: HealthDown, reason: "no-primary", do: "controld failover", also: "pg1"},
-		{name: "both died", change: func(v *View) { stop(&v.Nodes[0]); stop(&v.Nodes[1]) }, status: HealthDown, reason: "no-primary", do: "controld start pg1", also: "pg2"},
-		{name: "nothing was ever started", change: func(v *View) { stop(&v.Nodes[0]); stop(&v.Nodes[1]) }, expected: &Expectation{}, status: HealthDown, reason: "no-primary", do: "first start"},
-		{name: "the primary is fenced and an operation works on it", change: func(v *View) { stop(&v.Nodes[0]); v.Nodes[0].Order.Role = node.RoleNone }, open: running, status: HealthDown, reason: "no-primary", do: "controld operations follow op1"},
+		{name: "two primaries", change: bothLead, status: health.Down, reason: "two-primaries", do: "docker kill -s KILL t-pg2"},
+		{name: "two primaries and no journal", change: bothLead, expected: noJournal,
+			status: health.Down, reason: "two-primaries", do: "Decide"},
+		{name: "two primaries while an operation runs", change: bothLead, open: running, status: health.Down, reason: "two-primaries"},
+		{name: "both in recovery", change: primary(func(p *cluster.NodeState) { p.Server.InRecovery = true }),
+			status: health.Down, reason: "all-in-recovery", do: "controld start pg1"},
+		{name: "the primary died", change: primary(stop), status: health.Down, reason: "no-primary", do: "controld failover",
+			detail: "pg2 is in recovery", also: "pg1"},
+		{name: "both died", change: bothStop, status: health.Down, reason: "no-primary", do: "controld start pg1",
+			detail: "no standby answers", also: "pg2"},
+		{name: "nothing was ever started", change: bothStop, expected: noJournal,
+			status: health.Down, reason: "no-primary", do: "first start"},
+		{name: "the primary is fenced and an operation works on it", change: primary(fenced), open: running,
+			status: health.Down, reason: "no-primary", do: "controld operations follow op1"},
 
-		{name: "a pause", change: pause, open: running, status: HealthDegraded, reason: "pause", do: "op1"},
-		{name: "a pause without a primary", change: func(v *View) { pause(v); v.Nodes[0].Server = nil }, open: running, status: HealthDegraded, reason: "pause"},
-		{name: "a pause that nobody holds", change: pause, status: HealthDegraded, reason: "paused", do: "RESUME", also: "pooler"},
-		{name: "incomplete", open: incomplete, status: HealthDegraded, reason: "incomplete", do: "controld operations show op2"},
-		{name: "incomplete and no primary", change: func(v *View) { stop(&v.Nodes[0]) }, open: incomplete, status: HealthDown, reason: "no-primary", do: "op2"},
+		{name: "a pause", change: pause, open: running, status: health.Degraded, reason: "pause", do: "op1"},
+		{name: "a pause without a primary", change: func(v *cluster.View) { pause(v); v.Nodes[0].Server = nil }, open: running,
+			status: health.Degraded, reason: "pause"},
+		{name: "a pause that nobody holds", change: pause, status: health.Degraded, reason: "paused", do: "RESUME", also: "pooler"},
+		{name: "incomplete", open: incomplete, status: health.Degraded, reason: "incomplete", do: "controld operations show op2"},
+		{name: "incomplete and no primary", change: primary(stop), open: incomplete, status: health.Down, reason: "no-primary", do: "op2"},
 
-		{name: "another leads than recorded", expected: &Expectation{Primary: "pg2"}, status: HealthDegraded, reason: "unexpected-primary", do: "controld start pg1"},
-		{name: "it leads with its order withdrawn", change: func(v *View) { v.Nodes[0].Order.Role = node.RoleNone }, status: HealthDegraded, reason: "order-withdrawn", do: "controld start pg1"},
-		{name: "it has no connection left", change: func(v *View) { v.Nodes[0].Full = true }, status: HealthDegraded, reason: "connections-full", do: "max_connections"},
-		{name: "orders change on purpose", change: func(v *View) { v.Nodes[0].Order.Role = node.RoleNone }, open: running, status: HealthOK},
+		{name: "another leads than recorded", expected: &cluster.Expectation{Primary: "pg2"},
+			status: health.Degraded, reason: "unexpected-primary", do: "controld start pg1"},
+		{name: "it leads with its order withdrawn", change: primary(withdrawn),
+			status: health.Degraded, reason: "order-withdrawn", do: "controld start pg1"},
+		{name: "it has no connection left", change: primary(func(p *cluster.NodeState) { p.Full = true }),
+			status: health.Degraded, reason: "connections-full", do: "max_connections"},
+		{name: "orders change on purpose", change: primary(withdrawn), open: running, status: health.OK},
 
-		{name: "the standby died", change: func(v *View) { stop(&v.Nodes[1]) }, status: HealthDegraded, reason: "no-standby", do: "controld start pg2", also: "pg2"},
-		{name: "the standby is fenced", change: func(v *View) { v.Nodes[1].Server, v.Nodes[1].Order.Role = nil, node.RoleNone }, status: HealthDegraded, reason: "no-standby", also: "pg2"},
-		{name: "the standby is frozen", change: func(v *View) { v.Nodes[1].Server, v.Nodes[1].Container.Paused = nil, true }, status: HealthDegraded, reason: "no-standby", also: "pg2"},
-		{name: "the standby does not stream", change: func(v *View) { v.Nodes[1].Server.Receiver = nil }, status: HealthDegraded, reason: "not-streaming", do: "controld rejoin pg2"},
-		{name: "the standby waits", change: func(v *View) { v.Nodes[1].Server.Receiver.Status = "waiting" }, status: HealthDegraded, reason: "not-streaming"},
-		{name: "the standby is on an old timeline", change: func(v *View) { v.Nodes[1].Server.Timeline = 1 }, status: HealthDegraded, reason: "timeline"},
-		{name: "the slot is lost", change: func(v *View) { v.Nodes[0].Server.Slots[0].WALStatus = "lost" }, status: HealthDegraded, reason: "slot-lost", do: "basebackup"},
-		{name: "replay is paused", change: func(v *View) { v.Nodes[1].Server.ReplayPaused = true }, status: HealthDegraded, reason: "replay-paused", do: "pg_wal_replay_resume"},
-		{name: "lag in bytes", change: func(v *View) { v.Nodes[0].Server.Flushed = 1001 + UnhealthyLagBytes }, status: HealthDegraded, reason: "lag"},
-		{name: "a lag that is none", change: func(v *View) { v.Nodes[0].Server.Flushed = 1000 + UnhealthyLagBytes }, status: HealthOK},
-		{name: "lag in time", change: func(v *View) { v.Nodes[1].Server.Lag = UnhealthyLag + 1 }, status: HealthDegraded, reason: "lag"},
-		{name: "commits wait for nobody by ALTER SYSTEM", change: func(v *View) {
-			v.Nodes[0].Server.Settings["synchronous_standby_names"] = "*"
+		{name: "it answers late", change: primary(func(p *cluster.NodeState) {
+			p.Late, p.AnsweredAt = true, healthNow.Add(-3*healthInterval)
+		}), status: health.OK},
+		{name: "it has not answered for long", change: primary(func(p *cluster.NodeState) {
+			p.Late, p.AnsweredAt = true, healthNow.Add(-3*healthInterval-1)
+		}), status: health.Degraded, reason: "not-answering", do: "docker stats t-pg1", detail: "has not answered for 3s;"},
+		{name: "it lets nobody in for a while", change: primary(func(p *cluster.NodeState) {
+			p.LoginFailingSince = healthNow.Add(-15 * time.Second)
+		}), status: health.OK},
+		{name: "it lets nobody in for long", change: primary(func(p *cluster.NodeState) {
+			p.LoginFailingSince = healthNow.Add(-15*time.Second - 1)
+		}), status: health.Degraded, reason: "not-answering"},
+		{name: "it is left alone by an operation", change: primary(func(p *cluster.NodeState) {
+			p.Late, p.AnsweredAt = true, healthNow.Add(-time.Minute)
+		}), open: running, status: health.OK},
+		{name: "an earlier version made it", change: primary(func(p *cluster.NodeState) { p.Server.Rights-- }),
+			status: health.Degraded, reason: "rights-outdated"},
+		{name: "an earlier version made it, and an operation runs", change: primary(func(p *cluster.NodeState) {
+			p.Server.Rights--
+		}), open: running, status: health.OK},
+		{name: "settings wait for its start", change: primary(func(p *cluster.NodeState) {
+			p.Server.PendingRestart = []string{"max_connections"}
+		}), status: health.Degraded, reason: "restart-pending", do: "controld failover", also: "pg1"},
+		{name: "settings wait for the standby's start", change: standby(func(s *cluster.NodeState) {
+			s.Server.PendingRestart = []string{"max_connections"}
+		}), status: health.Degraded, reason: "restart-pending", do: "docker restart t-pg2", also: "pg2"},
+		{name: "its only node is in recovery", change: func(v *cluster.View) { v.Nodes = v.Nodes[1:] },
+			status: health.Down, reason: "no-primary", do: "controld failover"},
+		{name: "two of three are in recovery", change: func(v *cluster.View) {
+			third := v.Nodes[1]
+			third.Node.Name = "pg3"
+			v.Nodes = append(v.Nodes, third)
+			stop(&v.Nodes[0])
+		}, status: health.Down, reason: "no-primary", do: "controld failover", detail: "pg2, pg3 are", also: "pg1"},
+		{name: "an entry of the pooler's own", change: pooler(func(p *cluster.PoolerState) {
+			p.Databases = append(p.Databases, cluster.PoolerDatabase{Name: "controld_probe", Host: "10.0.0.2"})
+		}), status: health.OK},
+		{name: "an entry that leads to a stranger", change: pooler(func(p *cluster.PoolerState) { p.Databases[0].Host = "10.0.0.9" }),
+			status: health.OK},
+		{name: "an entry that leads nowhere", change: func(v *cluster.View) {
+			v.Pooler.Databases[0].Host = ""
+			v.Nodes[1].Container.Address = ""
+		}, status: health.OK},
+
+		{name: "the standby died", change: standby(stop),
+			status: health.Degraded, reason: "no-standby", do: "controld start pg2", also: "pg2"},
+		{name: "the standby is fenced", change: standby(func(s *cluster.NodeState) { s.Server, s.Order.Role = nil, node.RoleNone }),
+			status: health.Degraded, reason: "no-standby", also: "pg2"},
+		{name: "the standby is frozen", change: standby(func(s *cluster.NodeState) { s.Server, s.Container.Paused = nil, true }),
+			status: health.Degraded, reason: "no-standby", also: "pg2"},
+		{name: "the standby does not stream", change: standby(func(s *cluster.NodeState) { s.Server.Receiver = nil }),
+			status: health.Degraded, reason: "not-streaming", do: "controld rejoin pg2"},
+		{name: "the standby waits", change: standby(func(s *cluster.NodeState) { s.Server.Receiver.Status = "waiting" }),
+			status: health.Degraded, reason: "not-streaming"},
+		{name: "the standby is on an old timeline", change: standby(func(s *cluster.NodeState) { s.Server.Timeline = 1 }),
+			status: health.Degraded, reason: "timeline"},
+		{name: "the slot is lost", change: primary(func(p *cluster.NodeState) { p.Server.Slots[0].WALStatus = "lost" }),
+			status: health.Degraded, reason: "slot-lost", do: "basebackup"},
+		{name: "replay is paused", change: standby(func(s *cluster.NodeState) { s.Server.ReplayPaused = true }),
+			status: health.Degraded, reason: "replay-paused", do: "pg_wal_replay_resume"},
+		{name: "lag in bytes", change: primary(func(p *cluster.NodeState) { p.Server.Flushed = 1001 + cluster.UnhealthyLagBytes }),
+			status: health.Degraded, reason: "lag"},
+		{name: "a lag that is none", change: primary(func(p *cluster.NodeState) { p.Server.Flushed = 1000 + cluster.UnhealthyLagBytes }),
+			status: health.OK},
+		{name: "a lag in time that is none", change: standby(func(s *cluster.NodeState) { s.Server.Lag = 30 * time.Second }),
+			status: health.OK},
+		{name: "lag in time", change: standby(func(s *cluster.NodeState) { s.Server.Lag = 30*time.Second + 1 }),
+			status: health.Degraded, reason: "lag"},
+		{name: "commits wait for nobody by ALTER SYSTEM", change: func(v *cluster.View) {
+			waits("*")(v)
 			v.Nodes[0].Server.Overridden = []string{"synchronous_standby_names"}
-		}, status: HealthDegraded, reason: "sync-blocked", do: "ALTER SYSTEM RESET"},
-		{name: "commits wait for nobody", change: func(v *View) { v.Nodes[0].Server.Settings["synchronous_standby_names"] = "FIRST 1 (pg2)" }, status: HealthDegraded, reason: "sync-blocked"},
-		{name: "commits wait for the standby", change: func(v *View) {
-			v.Nodes[0].Server.Settings["synchronous_standby_names"] = "FIRST 1 (pg2)"
+		}, status: health.Degraded, reason: "sync-blocked", do: "ALTER SYSTEM RESET"},
+		{name: "commits wait for nobody", change: waits("FIRST 1 (pg2)"), status: health.Degraded, reason: "sync-blocked"},
+		{name: "commits wait for the standby", change: func(v *cluster.View) {
+			waits("FIRST 1 (pg2)")(v)
 			v.Nodes[0].Server.Senders[0].SyncState = "sync"
-		}, status: HealthOK},
+		}, status: health.OK},
 
-		{name: "redis is down", change: func(v *View) { v.Redis = Component{SeenAt: healthNow, Detail: "refused"} }, status: HealthDegraded, reason: "redis-down", do: "docker start redis", also: "redis"},
-		{name: "redis was never seen", change: func(v *View) { v.Redis = Component{} }, status: HealthDegraded, reason: "redis-unknown"},
-		{name: "archiving fails", change: func(v *View) { v.Nodes[0].Server.ArchiveLastFailedAt = healthNow }, status: HealthDegraded, reason: "archiving-failing", do: "log"},
-		{name: "archiving failed once", change: func(v *View) {
-			v.Nodes[0].Server.ArchiveLastFailedAt, v.Nodes[0].Server.ArchiveLastAt = healthNow.Add(-time.Minute), healthNow
-		}, status: HealthOK},
-		{name: "archiving is behind", change: func(v *View) { v.Nodes[0].Server.ArchiveReady = UnhealthyArchiveReady + 1 }, status: HealthDegraded, reason: "archiving-behind"},
+		{name: "archiving fails", change: primary(func(p *cluster.NodeState) { p.Server.ArchiveLastFailedAt = healthNow }),
+			status: health.Degraded, reason: "archiving-failing", do: "log"},
+		{name: "archiving failed once", change: primary(func(p *cluster.NodeState) {
+			p.Server.ArchiveLastFailedAt, p.Server.ArchiveLastAt = healthNow.Add(-time.Minute), healthNow
+		}), status: health.OK},
+		{name: "archiving is as far behind as it may be", change: primary(func(p *cluster.NodeState) {
+			p.Server.ArchiveReady = cluster.UnhealthyArchiveReady
+		}), status: health.OK},
+		{name: "archiving is behind", change: primary(func(p *cluster.NodeState) {
+			p.Server.ArchiveReady = cluster.UnhealthyArchiveReady + 1
+		}), status: health.Degraded, reason: "archiving-behind"},
 
-		{name: "the pooler died", change: func(v *View) { v.Pooler.Container.Running = false }, status: HealthDegraded, reason: "container-stopped", do: "docker start pgbouncer", also: "pooler"},
-		{name: "the pooler is gone", change: func(v *View) { v.Pooler.Container = Container{} }, status: HealthDegraded, reason: "container-missing", do: "make up"},
-		{name: "the pooler hangs", change: func(v *View) { v.Pooler.Err = "timeout" }, status: HealthDegraded, reason: "not-answering"},
-		{name: "the pooler leads to the standby", change: func(v *View) { v.Pooler.Databases[0].Host = "10.0.0.2" }, status: HealthDegraded, reason: "points-elsewhere"},
-		{name: "the standby's entry leads to the primary", change: func(v *View) { v.Pooler.Databases[1].Host = "10.0.0.1" }, status: HealthOK},
+		{name: "the pooler died", change: pooler(func(p *cluster.PoolerState) { p.Container.Running = false }),
+			status: health.Degraded, reason: "container-stopped", do: "docker start pgbouncer", also: "pooler"},
+		{name: "the pooler is gone", change: pooler(func(p *cluster.PoolerState) { p.Container = cluster.Container{} }),
+			status: health.Degraded, reason: "container-missing", do: "make up"},
+		{name: "the pooler hangs", change: pooler(func(p *cluster.PoolerState) { p.Err = "timeout" }),
+			status: health.Degraded, reason: "not-answering"},
+		{name: "the pooler leads to the standby", change: pooler(func(p *cluster.PoolerState) { p.Databases[0].Host = "10.0.0.2" }),
+			status: health.Degraded, reason: "points-elsewhere"},
+		{name: "the standby's entry leads to the primary", change: pooler(func(p *cluster.PoolerState) {
+			p.Databases[1].Host = "10.0.0.1"
+		}), status: health.OK},
 
-		{name: "an action runs", change: func(v *View) {
-			v.Nodes[1].Server, v.Nodes[1].Init.State, v.Nodes[1].Init.Unfinished, v.Nodes[1].Order.Action = nil, node.StateWorking, node.ActionBaseBackup, node.ActionBaseBackup
-		}, status: HealthDegraded, reason: "no-standby", also: "pg2"},
-		{name: "a container is cut off", change: func(v *View) { v.Nodes[1].Container.Connected = false }, status: HealthDegraded, reason: "disconnected"},
+		{name: "an action runs", change: func(v *cluster.View) {
+			s := &v.Nodes[1]
+			s.Server, s.Order.Action = nil, node.ActionBaseBackup
+			s.Init.State, s.Init.Unfinished = node.StateWorking, node.ActionBaseBackup
+		}, status: health.Degraded, reason: "no-standby", also: "pg2"},
+		{name: "a container is cut off", change: standby(func(s *cluster.NodeState) { s.Container.Connected = false }),
+			status: health.Degraded, reason: "disconnected"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := healthyView()
 			if tt.change != nil {
 				tt.change(&v)
 			}
-			expected := Expectation{Primary: "pg1", Epoch: 3, Preferred: "pg1"}
+			expected := cluster.Expectation{Primary: "pg1", Epoch: 3, Preferred: "pg1"}
 			if tt.expected != nil {
 				expected = *tt.expected
 			}
-			h := AssessHealth(v, expected, tt.open, healthNow, healthInterval)
-			if h.Status != tt.status || h.Reason != tt.reason || !strings.Contains(h.Do, tt.do) {
-				t.Errorf("%s %q, do %q; want %s %q, do %q", h.Status, h.Reason, h.Do, tt.status, tt.reason, tt.do)
+			h := cluster.AssessHealth(v, expected, tt.open, healthNow, healthInterval)
+			if h.Status != tt.status || h.Reason != tt.reason || !strings.Contains(h.Do, tt.do) || !strings.Contains(h.Detail, tt.detail) {
+				t.Errorf("%s %q, %q, do %q; want %s %q, %q, do %q", h.Status, h.Reason, h.Detail, h.Do, tt.status, tt.reason,
+					tt.detail, tt.do)
 			}
 			if len(tt.open) > 0 && h.Operation != tt.open[0].ID {
 				t.Errorf("names operation %q", h.Operation)
 			}
 			seen := tt.also == ""
 			for _, c := range h.Components {
-				seen = seen || c.Name == tt.also && c.Status != HealthOK
-				if c.Status != HealthOK && (c.Reason == "" || c.Detail == "" || c.Do == "") {
+				seen = seen || c.Name == tt.also && c.Status != health.OK
+				if c.Status != health.OK && (c.Reason == "" || c.Detail == "" || c.Do == "") {
 					t.Errorf("component without a reason or what to do: %+v", c)
 				}
 			}
@@ -160,28 +270,32 @@ func TestAssessHealth(t *testing.T) {
 func TestNodeHealth(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		change func(*NodeState)
+		change func(*cluster.NodeState)
 		reason string
 		do     string
 	}{
-		{"well", func(*NodeState) {}, "", ""},
-		{"container missing", func(s *NodeState) { s.Container = Container{} }, "container-missing", "make up"},
+		{"well", func(*cluster.NodeState) {}, "", ""},
+		{"container missing", func(s *cluster.NodeState) { s.Container = cluster.Container{} }, "container-missing", "make up"},
 		{"container stopped", stop, "container-stopped", "controld start pg2"},
-		{"frozen", func(s *NodeState) { s.Container.Paused = true }, "container-paused", "docker unpause t-pg2"},
-		{"unfinished", func(s *NodeState) { s.Server, s.Init.Unfinished = nil, node.ActionRewind }, "unfinished", "--method basebackup"},
-		{"working", func(s *NodeState) {
+		{"frozen", func(s *cluster.NodeState) { s.Container.Paused = true }, "container-paused", "docker unpause t-pg2"},
+		{"unfinished", func(s *cluster.NodeState) {
+			s.Server, s.Init.Unfinished = nil, node.ActionRewind
+		}, "unfinished", "--method basebackup"},
+		{"working", func(s *cluster.NodeState) {
 			s.Server, s.Init = nil, node.Status{State: node.StateWorking, Unfinished: node.ActionBaseBackup}
 		}, "working", "Wait"},
-		{"order refused", func(s *NodeState) { s.Server, s.Init.State, s.Init.Error = nil, node.StateRefused, "used" }, "order-refused", "controld rejoin pg2"},
-		{"fenced", func(s *NodeState) { s.Server, s.Order.Role = nil, node.RoleNone }, "fenced", "controld rejoin pg2"},
-		{"no order yet", func(s *NodeState) { s.Server, s.Order = nil, node.Order{} }, "no-order", "first start"},
-		{"ended by itself", func(s *NodeState) { s.Server, s.Init.State = nil, node.StateEnded }, "ended", "controld start pg2"},
-		{"hangs", func(s *NodeState) { s.Server, s.ServerErr = nil, "timeout" }, "not-answering", "docker logs t-pg2"},
+		{"order refused", func(s *cluster.NodeState) {
+			s.Server, s.Init = nil, node.Status{State: node.StateRefused, Error: "used"}
+		}, "order-refused", "controld rejoin pg2"},
+		{"fenced", func(s *cluster.NodeState) { s.Server, s.Order.Role = nil, node.RoleNone }, "fenced", "controld rejoin pg2"},
+		{"no order yet", func(s *cluster.NodeState) { s.Server, s.Order = nil, node.Order{} }, "no-order", "first start"},
+		{"ended by itself", func(s *cluster.NodeState) { s.Server, s.Init.State = nil, node.StateEnded }, "ended", "controld start pg2"},
+		{"hangs", func(s *cluster.NodeState) { s.Server, s.ServerErr = nil, "timeout" }, "not-answering", "docker logs t-pg2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := healthyView()
 			tt.change(&v.Nodes[1])
-			h := AssessHealth(v, Expectation{Primary: "pg1"}, nil, healthNow, healthInterval)
+			h := cluster.AssessHealth(v, cluster.Expectation{Primary: "pg1"}, nil, healthNow, healthInterval)
 			for _, c := range h.Components {
 				if c.Name == "pg2" && (c.Reason != tt.reason || !strings.Contains(c.Do, tt.do)) {
 					t.Errorf("%+v, want %q, do %q", c, tt.reason, tt.do)
@@ -195,23 +309,42 @@ func TestAssessDisk(t *testing.T) {
 	const gb = 1 << 30
 	for _, tt := range []struct {
 		free, total int64
-		want        HealthStatus
+		want        health.Status
 	}{
-		{50 * gb, 100 * gb, HealthOK},
-		{2 * gb, 100 * gb, HealthOK}, // enough to go on for a while
-		{gb / 2, 2 * gb, HealthOK},   // a small disk that is not full
-		{gb / 2, 100 * gb, HealthDegraded},
-		{0, 100 * gb, HealthDegraded},
+		{50 * gb, 100 * gb, health.OK},
+		{2 * gb, 100 * gb, health.OK}, // enough to go on for a while
+		{gb / 2, 2 * gb, health.OK},   // a small disk that is not full
+		{gb, 100 * gb, health.OK},
+		{gb - 1, 100 * gb, health.Degraded},
+		{gb / 10, gb, health.Degraded},
+		{500, 5000, health.OK}, // a tenth
+		{499, 5000, health.Degraded},
+		{0, 100 * gb, health.Degraded},
 	} {
-		c := AssessDisk("pg1", tt.free, tt.total)
+		c := cluster.AssessDisk("pg1", tt.free, tt.total)
 		if c.Status != tt.want {
 			t.Errorf("%d of %d free: %s, want %s", tt.free, tt.total, c.Status, tt.want)
 		}
 	}
 	v := healthyView()
+	disks := func(h health.Report) (names []string) {
+		for _, c := range h.Components {
+			if strings.HasPrefix(c.Name, cluster.ComponentDisk) {
+				names = append(names, c.Name)
+			}
+		}
+		return names
+	}
+	h := cluster.AssessHealth(v, cluster.Expectation{Primary: "pg1"}, nil, healthNow, healthInterval)
+	if got := disks(h); got != nil {
+		t.Errorf("disks of which nothing is known are judged: %q", got)
+	}
 	v.Nodes[0].FreeBytes, v.Nodes[0].TotalBytes = 0, gb
-	h := AssessHealth(v, Expectation{Primary: "pg1"}, nil, healthNow, healthInterval)
-	if h.Status != HealthDegraded || h.Reason != "disk-low" {
+	h = cluster.AssessHealth(v, cluster.Expectation{Primary: "pg1"}, nil, healthNow, healthInterval)
+	if got := disks(h); len(got) != 1 {
+		t.Errorf("one disk is known, judged are %q", got)
+	}
+	if h.Status != health.Degraded || h.Reason != "disk-low" {
 		t.Errorf("%+v", h)
 	}
 }
@@ -219,27 +352,36 @@ func TestAssessDisk(t *testing.T) {
 func TestWritable(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		change func(*View)
+		change func(*cluster.View)
 		node   string
 		want   bool
 	}{
-		{"leads", func(*View) {}, "pg1", true},
-		{"standby", func(*View) {}, "pg2", false},
-		{"no such node", func(*View) {}, "pg9", false},
-		{"withdrawn", func(v *View) { v.Nodes[0].Order.Role = node.RoleNone }, "pg1", false},
-		{"leads without an order", func(v *View) { v.Nodes[0].Order = node.Order{} }, "pg1", false},
-		{"stale", func(v *View) { v.At = healthNow.Add(-time.Minute) }, "pg1", false},
-		{"stale node", func(v *View) { v.Nodes[0].SeenAt = time.Time{} }, "pg1", false},
-		{"another leads by a newer order", func(v *View) {
+		{"leads", func(*cluster.View) {}, "pg1", true},
+		{"standby", func(*cluster.View) {}, "pg2", false},
+		{"no such node", func(*cluster.View) {}, "pg9", false},
+		{"withdrawn", func(v *cluster.View) { v.Nodes[0].Order.Role = node.RoleNone }, "pg1", false},
+		{"leads without an order", func(v *cluster.View) { v.Nodes[0].Order = node.Order{} }, "pg1", false},
+		{"stale", func(v *cluster.View) { v.At = healthNow.Add(-time.Minute) }, "pg1", false},
+		{"stale node", func(v *cluster.View) { v.Nodes[0].SeenAt = time.Time{} }, "pg1", false},
+		{"another leads by a newer order", func(v *cluster.View) {
 			v.Nodes[1].Server.InRecovery, v.Nodes[1].Order = false, node.Order{Epoch: 4, Role: node.RolePrimary}
 		}, "pg1", false},
-		{"another leads by an older order", func(v *View) {
+		{"as old as a fresh look may be", func(v *cluster.View) {
+			v.At, v.Nodes[0].SeenAt = healthNow.Add(-3*healthInterval), healthNow.Add(-3*healthInterval)
+		}, "pg1", true},
+		{"another leads by the same order", func(v *cluster.View) {
+			v.Nodes[1].Server.InRecovery, v.Nodes[1].Order = false, v.Nodes[0].Order
+		}, "pg1", true},
+		{"another has a newer order and follows", func(v *cluster.View) {
+			v.Nodes[1].Order = node.Order{Epoch: 4, Role: node.RolePrimary}
+		}, "pg1", true},
+		{"another leads by an older order", func(v *cluster.View) {
 			v.Nodes[1].Server.InRecovery, v.Nodes[1].Order = false, node.Order{Epoch: 2, Role: node.RolePrimary}
 		}, "pg1", true},
 	} {
 		v := healthyView()
 		tt.change(&v)
-		got, why := Writable(v, tt.node, healthNow, healthInterval)
+		got, why := cluster.Writable(v, tt.node, healthNow, healthInterval)
 		if got != tt.want || got == (why != "") {
 			t.Errorf("%s: %v %q", tt.name, got, why)
 		}
@@ -249,23 +391,30 @@ func TestWritable(t *testing.T) {
 func TestReadable(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		change func(*View)
+		change func(*cluster.View)
 		node   string
 		lag    int64
 		want   bool
 	}{
-		{"standby", func(*View) {}, "pg2", 0, true},
-		{"primary", func(*View) {}, "pg1", -1, false},
-		{"behind, any lag will do", func(v *View) { v.Nodes[0].Server.Flushed = 5000 }, "pg2", -1, true},
-		{"behind", func(v *View) { v.Nodes[0].Server.Flushed = 5000 }, "pg2", 3999, false},
-		{"just not behind", func(v *View) { v.Nodes[0].Server.Flushed = 5000 }, "pg2", 4000, true},
-		{"lag unknown", func(v *View) { v.Nodes[0].Server = nil }, "pg2", 4000, false},
-		{"lag unknown, any will do", func(v *View) { v.Nodes[0].Server = nil }, "pg2", -1, true},
-		{"stale", func(v *View) { v.Nodes[1].SeenAt = time.Time{} }, "pg2", -1, false},
+		{"standby", func(*cluster.View) {}, "pg2", 0, true},
+		{"primary", func(*cluster.View) {}, "pg1", -1, false},
+		{"behind, any lag will do", func(v *cluster.View) { v.Nodes[0].Server.Flushed = 5000 }, "pg2", -1, true},
+		{"behind", func(v *cluster.View) { v.Nodes[0].Server.Flushed = 5000 }, "pg2", 3999, false},
+		{"behind, and no lag is allowed", func(v *cluster.View) { v.Nodes[0].Server.Flushed = 5000 }, "pg2", 0, false},
+		{"just not behind", func(v *cluster.View) { v.Nodes[0].Server.Flushed = 5000 }, "pg2", 4000, true},
+		{"lag unknown", func(v *cluster.View) { v.Nodes[0].Server = nil }, "pg2", 4000, false},
+		{"lag unknown, any will do", func(v *cluster.View) { v.Nodes[0].Server = nil }, "pg2", -1, true},
+		{"stale", func(v *cluster.View) { v.Nodes[1].SeenAt = time.Time{} }, "pg2", -1, false},
+		{"as old as a fresh look may be", func(v *cluster.View) {
+			v.At, v.Nodes[1].SeenAt = healthNow.Add(-3*healthInterval), healthNow.Add(-3*healthInterval)
+		}, "pg2", -1, true},
+		{"stale view", func(v *cluster.View) { v.At = healthNow.Add(-3*healthInterval - 1) }, "pg2", -1, false},
+		{"no such node", func(*cluster.View) {}, "pg9", -1, false},
+		{"diverged", func(v *cluster.View) { v.Nodes[1].OtherWAL = "at 0/1000" }, "pg2", -1, false},
 	} {
 		v := healthyView()
 		tt.change(&v)
-		got, why := Readable(v, tt.node, healthNow, healthInterval, tt.lag)
+		got, why := cluster.Readable(v, tt.node, healthNow, healthInterval, tt.lag)
 		if got != tt.want || got == (why != "") {
 			t.Errorf("%s: %v %q", tt.name, got, why)
 		}

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"controld/internal/node"
@@ -11,6 +10,14 @@ import (
 	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
+
+// Outside is everything that a cluster reaches out of the process for.
+type Outside struct {
+	Engine  Engine
+	Volumes Volumes
+	Servers Servers
+	Pooler  Pooler
+}
 
 // An Engine is what an operation needs of the container engine. Each call is
 // bounded by its context.
@@ -25,6 +32,10 @@ type Engine interface {
 	// Throttled is for how long in all the container was held back by its own
 	// limit of the processor.
 	Throttled(ctx context.Context, container string) (time.Duration, error)
+	// Exec runs a command in the container with this on its standard input, and
+	// returns its standard output. The error has the end of what it said on the other
+	// one. Where ctx ends first, the command may go on.
+	Exec(ctx context.Context, container string, command []string, stdin string) (stdout string, err error)
 	// Disconnect cuts the container from the cluster's network; Connect undoes
 	// it. Both accept that it was done before.
 	Disconnect(ctx context.Context, container string) error
@@ -128,6 +139,8 @@ type Session interface {
 	// SyncProbe is WriteProbe with a commit that waits as synchronous
 	// replication asks.
 	SyncProbe(ctx context.Context) error
+	// Databases are those that take connections.
+	Databases(ctx context.Context) ([]string, error)
 	// Promote asks for promotion and returns without waiting.
 	Promote(ctx context.Context) error
 	Close()
@@ -186,29 +199,4 @@ type PoolLoad struct {
 	Busy    int // server connections at work, in the busiest pool
 	Largest int // server connections that are open, in the largest pool
 	Logins  int // server connections that are being opened, in all pools
-}
-
-// Targets says where the entries of the pooler lead, as addresses.
-type Targets struct {
-	Primary string // every client database
-	Standby string // their read-only twins; the primary's where there is no standby
-	Probe   string // the entry for probes; empty: as Primary
-}
-
-// of is where an entry of clients leads.
-func (t Targets) of(entry string) string {
-	if strings.HasSuffix(entry, ReadOnlySuffix) {
-		return t.Standby
-	}
-	return t.Primary
-}
-
-// moved is t once what was at one address is at another.
-func (t Targets) moved(from, to string) Targets {
-	for _, a := range []*string{&t.Primary, &t.Standby, &t.Probe} {
-		if *a == from {
-			*a = to
-		}
-	}
-	return t
 }

@@ -48,16 +48,16 @@ func TestEveryReasonIsDocumented(t *testing.T) {
 	}
 }
 
-// reasons are those that this package gives, with the file that does.
+// reasons are those that any package gives, with the file that does.
 func reasons(t *testing.T) map[string]string {
 	t.Helper()
-	files, err := filepath.Glob("*.go")
+	files, err := filepath.Glob("../*/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	found := map[string]string{}
 	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
+		if strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "../health/") {
 			continue
 		}
 		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
@@ -67,7 +67,7 @@ func reasons(t *testing.T) map[string]string {
 		ast.Inspect(f, func(n ast.Node) bool {
 			arg := reasonIn(n)
 			switch x := arg.(type) {
-			case nil, *ast.Ident: // bad in down passes on what down was given
+			case nil, *ast.Ident: // health.Bad in down and in degraded passes on what they were given
 			case *ast.BasicLit:
 				found[strings.Trim(x.Value, `"`)] = name
 			case *ast.BinaryExpr: // "order-" and the state of the init
@@ -88,18 +88,23 @@ func reasons(t *testing.T) map[string]string {
 	return found
 }
 
-// reasonIn finds the reason in bad(name, status, "reason", ...) and in
-// down("reason", ...); nil in anything else.
+// reasonIn finds the reason in health.Bad(name, status, "reason", ...) and in
+// down("reason", ...) or degraded("reason", ...); nil in anything else.
 func reasonIn(n ast.Node) ast.Expr {
 	call, ok := n.(*ast.CallExpr)
 	if !ok {
 		return nil
 	}
-	f, ok := call.Fun.(*ast.Ident)
-	if !ok {
-		return nil
+	name := ""
+	switch f := call.Fun.(type) {
+	case *ast.Ident:
+		name = f.Name
+	case *ast.SelectorExpr:
+		if x, ok := f.X.(*ast.Ident); ok {
+			name = x.Name + "." + f.Sel.Name
+		}
 	}
-	at, known := map[string]int{"bad": 2, "down": 0}[f.Name]
+	at, known := map[string]int{"health.Bad": 2, "down": 0, "degraded": 0}[name]
 	if !known || len(call.Args) <= at {
 		return nil
 	}

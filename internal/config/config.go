@@ -30,6 +30,7 @@ type Config struct {
 	Observe     Observe     `koanf:"observe"`
 	Pooler      Pooler      `koanf:"pooler"`
 	Redis       Redis       `koanf:"redis"`
+	Backup      Backup      `koanf:"backup"`
 	Engine      Engine      `koanf:"engine"`
 	Audit       Audit       `koanf:"audit"`
 	Log         Log         `koanf:"log"`
@@ -103,6 +104,27 @@ type Redis struct {
 	Address string `koanf:"address"`
 }
 
+// Backup says how backups are made and kept.
+type Backup struct {
+	ControlDir    string `koanf:"control_dir"`    // the volume by which pgBackRest's container is told what to do
+	RepositoryDir string `koanf:"repository_dir"` // the repositories' volume
+	Stanza        string `koanf:"stanza"`
+	Processes     int    `koanf:"processes"` // that copy side by side
+	CompressType  string `koanf:"compress_type"`
+	CompressLevel int    `koanf:"compress_level"`
+	// StartFast begins a backup with an immediate checkpoint instead of waiting for the next.
+	StartFast bool `koanf:"start_fast"`
+	// Encryption is fixed when a repository is made.
+	Encryption string `koanf:"encryption"` // none, aes-256-cbc
+	// Priority is that of a backup for processor and disk.
+	Priority string `koanf:"priority"` // idle, normal
+	// StuckAfter is for how long a backup may make no progress.
+	StuckAfter time.Duration `koanf:"stuck_after"`
+	// ArchiveTimeout bounds what an idle cluster has not archived: a segment is ended, and
+	// archived, when something in it is so old.
+	ArchiveTimeout time.Duration `koanf:"archive_timeout"`
+}
+
 // Engine is the container engine.
 type Engine struct {
 	Host string `koanf:"host"` // as DOCKER_HOST; empty: the environment's
@@ -158,6 +180,11 @@ func Default(prefix string) Config {
 			PoolSize:  20,
 		},
 		Redis: Redis{Address: prefix + "redis:6379"},
+		Backup: Backup{
+			ControlDir: "/control", RepositoryDir: "/var/lib/pgbackrest", Stanza: "main",
+			Processes: 4, CompressType: "zst", CompressLevel: 3, StartFast: true,
+			Encryption: "none", Priority: "idle", StuckAfter: 10 * time.Minute, ArchiveTimeout: time.Minute,
+		},
 		Audit: Audit{Keep: 10_000, KeepFor: 400 * 24 * time.Hour},
 		Log:   Log{Level: "info"},
 	}

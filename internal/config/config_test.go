@@ -41,7 +41,8 @@ func TestLoad(t *testing.T) {
 			change: func(c *Config) { c.Pooler.Databases = []string{"imdb", "shop", "app2"} }},
 		{name: "one database instead of the default", file: "pooler:\n  databases: [shop]\n",
 			change: func(c *Config) { c.Pooler.Databases = []string{"shop"} }},
-		{name: "top level", environ: []string{"CONTROLD_LISTEN=127.0.0.1:9000", "CONTROLD_STATE_DIR=/state", "CONTROLD_PREFERRED_PRIMARY=postgres_slave"},
+		{name: "top level",
+			environ: []string{"CONTROLD_LISTEN=127.0.0.1:9000", "CONTROLD_STATE_DIR=/state", "CONTROLD_PREFERRED_PRIMARY=postgres_slave"},
 			change: func(c *Config) {
 				c.Listen, c.StateDir, c.PreferredPrimary = "127.0.0.1:9000", "/state", "postgres_slave"
 			}},
@@ -54,31 +55,47 @@ func TestLoad(t *testing.T) {
 				c.PreferredPrimary = "a"
 			}},
 
-		{name: "unknown key", file: "postgres:\n  shared_bufers: 1GB\n", wants: []string{`"postgres.shared_bufers"`, "postgres.shared_buffers"}},
+		{name: "unknown key", file: "postgres:\n  shared_bufers: 1GB\n",
+			wants: []string{`"postgres.shared_bufers"`, "postgres.shared_buffers"}},
 		{name: "unknown section", file: "postgre:\n  shared_buffers: 1GB\n", wants: []string{`"postgre.shared_buffers"`}},
 		{name: "unknown top level", file: "listn: x\n", wants: []string{`"listn"`, "listen"}},
 		{name: "unknown key of a node", file: "nodes:\n- {name: a, containr: ca}\n", wants: []string{"containr"}},
-		{name: "unknown variable", environ: []string{"CONTROLD_POSTGRES_SHARED_BUFERS=1GB"}, wants: []string{"CONTROLD_POSTGRES_SHARED_BUFERS", "CONTROLD_POSTGRES_SHARED_BUFFERS"}},
-		{name: "no number", environ: []string{"CONTROLD_POSTGRES_MAX_CONNECTIONS=many"}, wants: []string{"CONTROLD_POSTGRES_MAX_CONNECTIONS=many"}},
+		{name: "unknown variable", environ: []string{"CONTROLD_POSTGRES_SHARED_BUFERS=1GB"},
+			wants: []string{"CONTROLD_POSTGRES_SHARED_BUFERS", "CONTROLD_POSTGRES_SHARED_BUFFERS"}},
+		{name: "no number", environ: []string{"CONTROLD_POSTGRES_MAX_CONNECTIONS=many"},
+			wants: []string{"CONTROLD_POSTGRES_MAX_CONNECTIONS=many"}},
 		{name: "a duration without a unit", file: "observe:\n  interval: 5\n", wants: []string{"interval", "no unit", "5s"}},
-		{name: "a duration without a unit in the environment", environ: []string{"CONTROLD_OBSERVE_INTERVAL=5"}, wants: []string{"CONTROLD_OBSERVE_INTERVAL=5", "unit"}},
+		{name: "a duration without a unit in the environment", environ: []string{"CONTROLD_OBSERVE_INTERVAL=5"},
+			wants: []string{"CONTROLD_OBSERVE_INTERVAL=5", "unit"}},
 		{name: "callers without a token", environ: []string{"CONTROLD_API_ANONYMOUS=operator"},
 			change: func(c *Config) { c.API.Anonymous = "operator" }},
-		{name: "nobody is admin without a token", environ: []string{"CONTROLD_API_ANONYMOUS=admin"}, wants: []string{`api.anonymous: "admin"`, "none, viewer, operator"}},
-		{name: "no role", environ: []string{"CONTROLD_API_ANONYMOUS=yes"}, wants: []string{`api.anonymous: "yes"`, "none, viewer, operator"}},
-		{name: "a misspelt variable of the API", environ: []string{"CONTROLD_API_ANONYMUS=viewer"}, wants: []string{"CONTROLD_API_ANONYMUS", "CONTROLD_API_ANONYMOUS"}},
-		{name: "wrong mode", environ: []string{"CONTROLD_REPLICATION_MODE=semi"}, wants: []string{`replication.mode: "semi"`, "async, sync, strict"}},
-		{name: "size without a unit", file: "postgres:\n  shared_buffers: 256\n", wants: []string{"postgres.shared_buffers", `"256"`, "256MB"}},
-		{name: "more memory than PostgreSQL takes", environ: []string{"CONTROLD_POSTGRES_SHARED_BUFFERS=9999999999TB"}, wants: []string{"postgres.shared_buffers", "1MB to 4TB"}},
-		{name: "less WAL than PostgreSQL takes", environ: []string{"CONTROLD_POSTGRES_MAX_WAL_SIZE=65535kB"}, wants: []string{"postgres.max_wal_size", "64MB to 1024TB"}},
-		{name: "all that is wrong is named", environ: []string{"CONTROLD_LOG_LEVEL=loud", "CONTROLD_LISTEN=8088"}, wants: []string{"log.level", "listen", "host:port"}},
-		{name: "preferred primary is no node", environ: []string{"CONTROLD_PREFERRED_PRIMARY=pg9"}, wants: []string{"preferred_primary", "postgres_master, postgres_slave"}},
-		{name: "database that clashes", environ: []string{"CONTROLD_POOLER_DATABASES=imdb,imdb_ro"}, wants: []string{"imdb_ro", "controld's own"}},
+		{name: "nobody is admin without a token", environ: []string{"CONTROLD_API_ANONYMOUS=admin"},
+			wants: []string{`api.anonymous: "admin"`, "none, viewer, operator"}},
+		{name: "no role", environ: []string{"CONTROLD_API_ANONYMOUS=yes"},
+			wants: []string{`api.anonymous: "yes"`, "none, viewer, operator"}},
+		{name: "a misspelt variable of the API", environ: []string{"CONTROLD_API_ANONYMUS=viewer"},
+			wants: []string{"CONTROLD_API_ANONYMUS", "CONTROLD_API_ANONYMOUS"}},
+		{name: "wrong mode", environ: []string{"CONTROLD_REPLICATION_MODE=semi"},
+			wants: []string{`replication.mode: "semi"`, "async, sync, strict"}},
+		{name: "size without a unit", file: "postgres:\n  shared_buffers: 256\n",
+			wants: []string{"postgres.shared_buffers", `"256"`, "256MB"}},
+		{name: "more memory than PostgreSQL takes", environ: []string{"CONTROLD_POSTGRES_SHARED_BUFFERS=9999999999TB"},
+			wants: []string{"postgres.shared_buffers", "1MB to 4TB"}},
+		{name: "less WAL than PostgreSQL takes", environ: []string{"CONTROLD_POSTGRES_MAX_WAL_SIZE=65535kB"},
+			wants: []string{"postgres.max_wal_size", "64MB to 1024TB"}},
+		{name: "all that is wrong is named", environ: []string{"CONTROLD_LOG_LEVEL=loud", "CONTROLD_LISTEN=8088"},
+			wants: []string{"log.level", "listen", "host:port"}},
+		{name: "preferred primary is no node", environ: []string{"CONTROLD_PREFERRED_PRIMARY=pg9"},
+			wants: []string{"preferred_primary", "postgres_master, postgres_slave"}},
+		{name: "database that clashes", environ: []string{"CONTROLD_POOLER_DATABASES=imdb,imdb_ro"},
+			wants: []string{"imdb_ro", "controld's own"}},
 		{name: "database named twice", environ: []string{"CONTROLD_POOLER_DATABASES=imdb,imdb"}, wants: []string{"each database once"}},
 		{name: "database that would break the pooler's file", environ: []string{"CONTROLD_POOLER_DATABASES=a=b"}, wants: []string{`"a=b"`}},
-		{name: "pool larger than the server", environ: []string{"CONTROLD_POOLER_POOL_SIZE=500"}, wants: []string{"pooler.pool_size", "1 to 90"}},
+		{name: "pool larger than the server", environ: []string{"CONTROLD_POOLER_POOL_SIZE=500"},
+			wants: []string{"pooler.pool_size", "1 to 90"}},
 		{name: "prefix", environ: []string{"CONTROLD_PREFIX=Bad_"}, wants: []string{"CONTROLD_PREFIX", `"Bad_"`}},
-		{name: "two nodes with one volume", file: "nodes:\n- {name: a, container: ca, dir: /pg/a, order_dir: /o/a, port: 1}\n- {name: b, container: cb, dir: /pg/a, order_dir: /o/b, port: 1}\n",
+		{name: "two nodes with one volume", file: "nodes:\n- {name: a, container: ca, dir: /pg/a, order_dir: /o/a, port: 1}\n" +
+			"- {name: b, container: cb, dir: /pg/a, order_dir: /o/b, port: 1}\n",
 			wants: []string{"nodes[1].dir", "nodes[0].dir has the same"}},
 		{name: "broken YAML", file: "postgres: [\n", wants: []string{"controld.yaml"}},
 		{name: "not a mapping", file: "- a\n- b\n", wants: []string{"controld.yaml"}},
@@ -167,7 +184,8 @@ func TestReadSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := ReadSecrets(dir); err == nil || !strings.Contains(err.Error(), SecretNames[0]) || !strings.Contains(err.Error(), "make up") {
+	_, err := ReadSecrets(dir)
+	if err == nil || !strings.Contains(err.Error(), SecretNames[0]) || !strings.Contains(err.Error(), "make up") {
 		t.Errorf("a missing secret: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, SecretNames[0]), []byte("\n"), 0o600); err != nil {

@@ -51,7 +51,8 @@ func ReadSecret(dir, name string) (Secret, error) {
 
 // SecretNames are the files that controld reads.
 var SecretNames = []string{
-	"role_controld", "role_pooler", "redis_password", "token_viewer", "token_operator", "token_admin",
+	"role_app", "role_controld", "role_pooler", "role_replicator", "role_rewind",
+	"redis_password", "token_viewer", "token_operator", "token_admin",
 }
 
 // ReadSecrets reads all of SecretNames; the error names everything that is missing.

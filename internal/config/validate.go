@@ -48,8 +48,25 @@ func (c Config) Validate() error {
 	v.duration("observe.interval", c.Observe.Interval, 100*time.Millisecond, time.Minute)
 	c.Pooler.validate(v, c.Postgres.MaxConnections)
 	v.address("redis.address", c.Redis.Address)
+	c.Backup.validate(v)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	return errors.Join(v.errs...)
+}
+
+// compressLevels are the highest of each algorithm.
+var compressLevels = map[string]int64{"none": 0, "gz": 9, "bz2": 9, "lz4": 12, "zst": 22}
+
+func (b Backup) validate(v *problems) {
+	v.absolute("backup.control_dir", b.ControlDir)
+	v.absolute("backup.repository_dir", b.RepositoryDir)
+	v.match("backup.stanza", b.Stanza, nameForm, "lower-case letters, digits and underscores")
+	v.number("backup.processes", int64(b.Processes), 1, 99)
+	v.oneOf("backup.compress_type", b.CompressType, "none", "gz", "bz2", "lz4", "zst")
+	v.number("backup.compress_level", int64(b.CompressLevel), 0, compressLevels[b.CompressType])
+	v.oneOf("backup.encryption", b.Encryption, "none", "aes-256-cbc")
+	v.oneOf("backup.priority", b.Priority, "idle", "normal")
+	v.duration("backup.stuck_after", b.StuckAfter, time.Minute, 24*time.Hour)
+	v.duration("backup.archive_timeout", b.ArchiveTimeout, time.Second, 24*time.Hour)
 }
 
 func (c Config) validateNodes(v *problems) {

@@ -137,8 +137,8 @@ func (e *Engine) Connect(ctx context.Context, name string) error {
 	return e.unlessConnected(ctx, true, name, "connect", err)
 }
 
-// unlessConnected drops the error of a call that had nothing to do. The
-// engine's error for it is not the same in all versions, the state is.
+// unlessConnected drops the error of a call that had nothing to do. The engine's error
+// for that differs from version to version, so the container's state is asked instead.
 func (e *Engine) unlessConnected(ctx context.Context, want bool, name, doing string, err error) error {
 	if err == nil {
 		return nil

@@ -21,8 +21,8 @@ import (
 	"controld/internal/docker/dockertest"
 )
 
-// counting is a container whose process adds a byte to the file count every
-// few milliseconds for as long as it can run.
+// counting is a container's script: its process adds a byte to the file count every few
+// milliseconds for as long as it can run.
 const counting = `mkdir -p /data; while :; do printf x >>/data/count; sleep 0.005; done`
 
 // An env is an engine, and a container on its network.
@@ -94,7 +94,8 @@ func (e *env) kill(t *testing.T) {
 func TestInspect(t *testing.T) {
 	e := start(t)
 	c := e.inspect(t)
-	if !c.Exists || !c.Running || c.Paused || !c.Connected || c.Address != e.box.IP || c.PID == 0 || c.StartedAt.IsZero() || c.Health != "running" {
+	if !c.Exists || !c.Running || c.Paused || !c.Connected ||
+		c.Address != e.box.IP || c.PID == 0 || c.StartedAt.IsZero() || c.Health != "running" {
 		t.Errorf("a running container: %+v", c)
 	}
 	e.box.Pause(t)

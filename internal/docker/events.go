@@ -26,13 +26,14 @@ var watched = []events.Action{events.ActionDie, events.ActionStart, events.Actio
 // reconnectDelay is between two attempts to hear the engine again.
 const reconnectDelay = time.Second
 
-// Events sends the events of the containers until ctx ends; then it closes the
-// channel. When the engine's stream breaks it is opened again, beginning where
-// it ended, after an event Lost. A reader that is slow delays the stream and
-// loses nothing. An event may come twice: the engine repeats one that happens
-// while the stream is opened, and it tells a pause and its end once more, with
-// a later time, when containerd's own word of both reaches it after the calls
-// that asked for them have ended.
+// Events sends the events of the containers until ctx ends; then it closes the channel.
+// When the engine's stream breaks, it is opened again where it ended, after an event
+// Lost. A reader that is slow delays the stream and loses nothing.
+//
+// An event may come twice. The engine repeats one that happens while the stream is
+// opened. And it tells a pause and its end once more, with a later time, when
+// containerd's own word of both reaches it after the calls that asked for them have
+// ended.
 func (e *Engine) Events(ctx context.Context, containers ...string) <-chan Event {
 	out := make(chan Event)
 	go func() {

@@ -10,12 +10,14 @@ import (
 
 // Kill implements cluster.Engine.
 //
-// Where the host's processes can be seen (pid: host), the init of a running
-// container is killed directly: its kernel then ends every process of the
-// container, four times sooner than by way of the engine. In a paused
-// container every process gets its SIGKILL while it is frozen, so that none
-// acknowledges anything between the thaw and its end, which the engine's own
-// kill allows. Where the processes cannot be seen, the engine kills.
+// Where the host's processes can be seen (pid: host), Kill kills the container's init
+// directly. Its kernel then ends every process of the container, four times sooner than
+// by way of the engine.
+//
+// In a paused container every process gets its SIGKILL while it is still frozen. So none
+// acknowledges anything between the thaw and its end, as the engine's own kill allows.
+//
+// Where the processes cannot be seen, the engine kills.
 func (e *Engine) Kill(ctx context.Context, name string) error {
 	c, id, err := e.inspect(ctx, name)
 	if err != nil {
@@ -38,11 +40,13 @@ func (e *Engine) Kill(ctx context.Context, name string) error {
 // killFrozen signals while frozen, then thaws.
 func (e *Engine) killFrozen(ctx context.Context, name, id string) error {
 	if err := e.procs.killAll(id); err != nil {
-		e.log.Warn("paused container is killed through the engine: it may acknowledge commits until it is dead", "container", name, "err", err)
+		e.log.Warn("paused container is killed through the engine: it may acknowledge commits until it is dead",
+			"container", name, "err", err)
 		return e.engineKill(ctx, name)
 	}
 	if err := e.unpause(ctx, name); err != nil {
-		// The engine's kill thaws too, and nothing in there can still answer.
+		// The engine's kill thaws too. Nothing in the container can still answer: every
+		// process of it has its SIGKILL.
 		return errors.Join(err, e.engineKill(ctx, name))
 	}
 	return nil

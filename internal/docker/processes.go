@@ -21,9 +21,8 @@ type processes struct{ root string } // root is /proc
 // errNotSeen means that the process is not visible as one of the container.
 var errNotSeen = errors.New("its processes are not visible here (does controld run with pid: host?)")
 
-// kill sends SIGKILL to the process pid if it belongs to the container. It is
-// held by a pidfd before it is looked at, so that no other process with its
-// number is hit.
+// kill sends SIGKILL to the process pid if it belongs to the container. A pidfd holds
+// the process before it is looked at, so that no other one with its number is hit.
 func (p processes) kill(pid int, containerID string) error {
 	if pid <= 0 || containerID == "" {
 		return errNotSeen

@@ -44,12 +44,13 @@ func containerID(mountinfo string) string {
 	return ""
 }
 
-// Gateways are the addresses that a caller on the engine's own machine has for
-// the container: those of the machine on the bridges that the container hangs
-// on. They prove where a caller is only while nobody else comes by them. So it
-// is an error, which says what is in the way, where the port is published on
-// more than a loopback address, or a network's gateway can be another machine.
-// A container on the machine's own network has none.
+// Gateways are the addresses that a caller on the engine's own machine has for the
+// container: the machine's addresses on the bridges that the container hangs on. A
+// container on the machine's own network has none.
+//
+// They prove where a caller is only while nobody else comes by them. So it is an error,
+// which says what is in the way, where the port is published on more than a loopback
+// address, or where a network's gateway can be another machine.
 func (e *Engine) Gateways(ctx context.Context, id, port string) ([]netip.Addr, error) {
 	found, err := e.api.ContainerInspect(ctx, id)
 	if err != nil {
@@ -91,7 +92,7 @@ func gateways(found container.InspectResponse, networks map[string]network.Inspe
 			return nil, fmt.Errorf("network %s: %w", name, err)
 		}
 		for _, text := range []string{endpoint.Gateway, endpoint.IPv6Gateway} {
-			// A link-local address is one on every link.
+			// A link-local address can be in use on every link.
 			if at, err := netip.ParseAddr(text); err == nil && !at.IsLinkLocalUnicast() && !at.IsUnspecified() {
 				all = append(all, at.Unmap())
 			}

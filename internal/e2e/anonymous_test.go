@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +53,8 @@ func scriptsWork(t *testing.T, c *cluster) {
 		}
 	}
 	c.waitOK(time.Minute)
-	if log := c.docker("logs", c.Container("controld")); !strings.Contains(log, `"msg":"callers without a token are let in from this machine"`) {
+	const said = `"msg":"callers without a token are let in from this machine"`
+	if log := c.docker("logs", c.Container("controld")); !strings.Contains(log, said) {
 		t.Errorf("the log does not say whom it lets in:\n%s", log)
 	}
 }
@@ -89,10 +91,19 @@ func (c *cluster) askedFor() string {
 	return strings.Join(asked, ", ")
 }
 
+// ownAddress is that of controld's container on the cluster's network.
+func (c *cluster) ownAddress() string {
+	c.t.Helper()
+	return c.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", c.Container("controld"))
+}
+
 func pagesOfOthers(t *testing.T, c *cluster) {
 	before := c.askedFor()
 	post := []string{"-X", "POST", c.URL + "/failover"}
-	inside := "http://" + c.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", c.Container("controld")) + ":8088"
+	form := []string{"-H", "Content-Type: text/plain", "-d", "{}"}
+	evil := []string{"-H", "Host: evil.example", "-H", "Origin: http://evil.example"}
+	viewer := []string{"-H", "Authorization: Bearer " + c.Token["viewer"]}
+	inside := "http://" + c.ownAddress() + ":8088"
 	for _, tt := range []struct {
 		name   string
 		args   []string
@@ -103,7 +114,7 @@ func pagesOfOthers(t *testing.T, c *cluster) {
 		{"a foreign Host with this port", append(post, "-H", "Host: evil.example:8088"), "403", "make env"},
 		{"a foreign Origin", append(post, "-H", "Origin: http://evil.example"), "403", "/problems/foreign-origin"},
 		{"a foreign Origin to read", []string{c.URL + "/cluster", "-H", "Origin: http://evil.example"}, "403", "evil.example"},
-		{"a foreign form", append(post, "-H", "Origin: http://evil.example", "-H", "Content-Type: text/plain", "-d", "{}"), "403", "/problems/foreign-origin"},
+		{"a foreign form", slices.Concat(post, []string{"-H", "Origin: http://evil.example"}, form), "403", "/problems/foreign-origin"},
 		{"no Origin to name", append(post, "-H", "Origin: null"), "403", "/problems/foreign-origin"},
 		{"another server of this machine", append(post, "-H", "Origin: http://localhost:3000"), "403", "/problems/foreign-origin"},
 		{"a browser's foreign page", []string{c.URL + "/cluster", "-H", "Sec-Fetch-Site: cross-site"}, "403", "/problems/foreign-origin"},
@@ -114,8 +125,8 @@ func pagesOfOthers(t *testing.T, c *cluster) {
 		{"a proxy", append(post, "-H", "X-Forwarded-For: 192.0.2.7"), "401", "X-Forwarded-For"},
 		{"its own page", []string{c.URL + "/cluster", "-H", "Origin: " + c.URL}, "200", "primary"},
 		{"typed into a browser", []string{c.URL + "/cluster", "-H", "Sec-Fetch-Site: none"}, "200", "primary"},
-		{"a token, from anywhere", []string{c.URL + "/cluster", "-H", "Host: evil.example", "-H", "Origin: http://evil.example", "-H", "Authorization: Bearer " + c.Token["viewer"]}, "200", "primary"},
-		{"what is open", []string{c.URL + "/health/live", "-H", "Host: evil.example", "-H", "Origin: http://evil.example"}, "200", "ok"},
+		{"a token, from anywhere", slices.Concat([]string{c.URL + "/cluster"}, evil, viewer), "200", "primary"},
+		{"what is open", slices.Concat([]string{c.URL + "/health/live"}, evil), "200", "ok"},
 	} {
 		if body, status := c.curl(tt.args...); status != tt.status || !strings.Contains(body, tt.has) {
 			t.Errorf("%s: %s, want %s with %q: %s", tt.name, status, tt.status, tt.has, body)
@@ -128,28 +139,40 @@ func pagesOfOthers(t *testing.T, c *cluster) {
 
 // byHand is a request that any container with bash can make.
 func byHand(address, port, headers string) string {
-	return "exec 3<>/dev/tcp/" + address + "/" + port + ` && printf 'POST /failover HTTP/1.1\r\nHost: 127.0.0.1:8088\r\n` + headers + `Connection: close\r\n\r\n' >&3 && cat <&3`
+	request := `POST /failover HTTP/1.1\r\nHost: 127.0.0.1:8088\r\n` + headers + `Connection: close\r\n\r\n`
+	return "exec 3<>/dev/tcp/" + address + "/" + port + " && printf '" + request + "' >&3 && cat <&3"
 }
 
 func containersNextDoor(t *testing.T, c *cluster) {
 	before := c.askedFor()
 	gateway := c.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}", c.Container("controld"))
-	inside := c.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", c.Container("controld"))
+	inside := c.ownAddress()
 	published := c.URL[strings.LastIndexByte(c.URL, ':')+1:]
+	forged := []string{
+		"",
+		`X-Forwarded-For: 127.0.0.1\r\n`,
+		`X-Real-IP: ` + gateway + `\r\n`,
+		`Forwarded: for=` + gateway + `\r\n`,
+	}
 	for _, service := range []string{"pgbouncer", "redis", "postgres_master", "postgres_slave"} {
-		for _, headers := range []string{"", `X-Forwarded-For: 127.0.0.1\r\n`, `X-Real-IP: ` + gateway + `\r\n`, `Forwarded: for=` + gateway + `\r\n`} {
+		for _, headers := range forged {
 			answer, err := c.Docker(t.Context(), "exec", c.Container(service), "bash", "-c", byHand("controld", "8088", headers))
-			if err != nil || !strings.HasPrefix(answer, "HTTP/1.1 401 ") || !strings.Contains(answer, "CONTROLD_API_ANONYMOUS") || !strings.Contains(answer, "make env") {
+			if err != nil || !strings.HasPrefix(answer, "HTTP/1.1 401 ") ||
+				!strings.Contains(answer, "CONTROLD_API_ANONYMOUS") || !strings.Contains(answer, "make env") {
 				t.Errorf("%s with %q: %v: %s", service, headers, err, answer)
 			}
 		}
 		// The published port is this machine's own.
-		if answer, err := c.Docker(t.Context(), "exec", c.Container(service), "timeout", "5", "bash", "-c", byHand(gateway, published, "")); err == nil {
+		answer, err := c.Docker(t.Context(), "exec", c.Container(service),
+			"timeout", "5", "bash", "-c", byHand(gateway, published, ""))
+		if err == nil {
 			t.Errorf("%s reaches the published port: %s", service, answer)
 		}
 	}
 	// A container on another bridge does not even get an answer.
-	if answer, err := c.Docker(t.Context(), "run", "--rm", "--entrypoint", "timeout", "controld/redis:"+tag(), "5", "bash", "-c", byHand(inside, "8088", "")); err == nil && !strings.HasPrefix(answer, "HTTP/1.1 401 ") {
+	answer, err := c.Docker(t.Context(), "run", "--rm", "--entrypoint", "timeout", "controld/redis:"+tag(),
+		"5", "bash", "-c", byHand(inside, "8088", ""))
+	if err == nil && !strings.HasPrefix(answer, "HTTP/1.1 401 ") {
 		t.Errorf("a container on another bridge: %s", answer)
 	}
 	if after := c.askedFor(); after != before {
@@ -167,8 +190,13 @@ func anonymousViewer(t *testing.T, c *cluster) {
 			t.Errorf("GET %s: %s %s", path, status, body)
 		}
 	}
-	for _, path := range []string{"/failover", "/failback", "/nodes/postgres_slave/start", "/nodes/postgres_slave/rejoin", "/operations/" + anyID + "/cancel"} {
-		if body, status := c.curl("-X", "POST", c.URL+path); status != "403" || !strings.Contains(body, "/problems/forbidden") || !strings.Contains(body, "role operator") {
+	for _, path := range []string{
+		"/failover", "/failback",
+		"/nodes/postgres_slave/start", "/nodes/postgres_slave/rejoin",
+		"/operations/" + anyID + "/cancel",
+	} {
+		body, status := c.curl("-X", "POST", c.URL+path)
+		if status != "403" || !strings.Contains(body, "/problems/forbidden") || !strings.Contains(body, "role operator") {
 			t.Errorf("POST %s: %s %s", path, status, body)
 		}
 	}
@@ -196,7 +224,8 @@ func publishedToOthers(t *testing.T, c *cluster) {
 	published := c.URL[strings.LastIndexByte(c.URL, ':')+1:]
 	wide := c.Container("wide")
 	c.docker("run", "-d", "--name", wide, "--label", "controld.cluster="+c.Prefix, "--network", c.Prefix+"controld",
-		"--volumes-from", c.Container("controld"), "--pid", "host", "--cap-drop", "ALL", "--cap-add", "KILL", "--cap-add", "DAC_READ_SEARCH",
+		"--volumes-from", c.Container("controld"), "--pid", "host",
+		"--cap-drop", "ALL", "--cap-add", "KILL", "--cap-add", "DAC_READ_SEARCH",
 		"-e", "CONTROLD_PREFIX="+c.Prefix, "-e", "CONTROLD_API_ANONYMOUS=operator", "-p", published+":8088", "controld/controld:"+tag())
 	c.waitOK(time.Minute)
 	before := c.askedFor()

@@ -25,7 +25,7 @@ import (
 // server. One cluster serves all.
 func TestAPI(t *testing.T) {
 	t.Parallel()
-	c := up(t)
+	c := upAlone(t)
 	for _, tt := range []struct {
 		name string
 		run  func(*testing.T, *cluster)
@@ -57,45 +57,64 @@ func badInput(t *testing.T, c *cluster) {
 		kind                     string
 		detail                   []string // what its reader needs to act
 	}{
-		{"no token", "", "POST", "/failover", nil, nil, 401, "unauthorized", []string{"make env", "Authorization: Bearer", "CONTROLD_API_ANONYMOUS=operator"}},
+		{"no token", "", "POST", "/failover", nil, nil,
+			401, "unauthorized", []string{"make env", "Authorization: Bearer", "CONTROLD_API_ANONYMOUS=operator"}},
 		{"no token to read", "", "GET", "/cluster", nil, nil, 401, "unauthorized", []string{"make env"}},
-		{"wrong token", "", "POST", "/failover", nil, []string{"Authorization", "Bearer nonsense"}, 401, "unauthorized", []string{"not known", "make env"}},
-		{"wrong scheme", "", "POST", "/failover", nil, []string{"Authorization", "Basic " + c.Token["admin"]}, 401, "unauthorized", []string{"Bearer"}},
+		{"wrong token", "", "POST", "/failover", nil, []string{"Authorization", "Bearer nonsense"},
+			401, "unauthorized", []string{"not known", "make env"}},
+		{"wrong scheme", "", "POST", "/failover", nil, []string{"Authorization", "Basic " + c.Token["admin"]},
+			401, "unauthorized", []string{"Bearer"}},
 		{"wrong role", "viewer", "POST", "/failover", nil, nil, 403, "forbidden", []string{"operator", "viewer"}},
 		{"wrong role to fail back", "viewer", "POST", "/failback", nil, nil, 403, "forbidden", []string{"operator"}},
 		{"wrong role to start", "viewer", "POST", "/nodes/postgres_slave/start", nil, nil, 403, "forbidden", []string{"operator"}},
 		{"wrong role to rejoin", "viewer", "POST", "/nodes/postgres_slave/rejoin", nil, nil, 403, "forbidden", []string{"operator"}},
 		{"wrong role to cancel", "viewer", "POST", "/operations/" + anyID + "/cancel", nil, nil, 403, "forbidden", []string{"operator"}},
-		{"unknown target", "operator", "POST", "/failover", `{"target": "nosuch"}`, nil, 404, "unknown-node", []string{"nosuch", "postgres_master", "postgres_slave"}},
+		{"unknown target", "operator", "POST", "/failover", `{"target": "nosuch"}`, nil,
+			404, "unknown-node", []string{"nosuch", "postgres_master", "postgres_slave"}},
 		{"unknown node", "operator", "POST", "/nodes/nosuch/start", nil, nil, 404, "unknown-node", []string{"nosuch", "postgres_slave"}},
-		{"unknown node to rejoin", "operator", "POST", "/nodes/nosuch/rejoin", nil, nil, 404, "unknown-node", []string{"nosuch", "postgres_slave"}},
+		{"unknown node to rejoin", "operator", "POST", "/nodes/nosuch/rejoin", nil, nil,
+			404, "unknown-node", []string{"nosuch", "postgres_slave"}},
 		{"unknown node to check", "", "GET", "/nodes/nosuch/primary", nil, nil, 404, "unknown-node", []string{"nosuch", "postgres_slave"}},
 		{"unknown operation", "viewer", "GET", "/operations/" + anyID, nil, nil, 404, "unknown-operation", []string{anyID}},
-		{"unknown operation to cancel", "operator", "POST", "/operations/" + anyID + "/cancel", nil, nil, 404, "unknown-operation", []string{anyID}},
+		{"unknown operation to cancel", "operator", "POST", "/operations/" + anyID + "/cancel", nil, nil,
+			404, "unknown-operation", []string{anyID}},
 		{"unknown path", "admin", "POST", "/fallover", nil, nil, 404, "no-such-path", []string{"/fallover", "GET /"}},
 		{"wrong method", "admin", "DELETE", "/failover", nil, nil, 405, "method-not-allowed", []string{"DELETE", "POST"}},
 		{"wrong method to read", "admin", "POST", "/cluster", nil, nil, 405, "method-not-allowed", []string{"GET"}},
 		{"wrong type", "admin", "POST", "/failover", `{"dry_run": "yes"}`, nil, 400, "bad-request", []string{"dry_run", "boolean"}},
-		{"wrong type of a number", "admin", "POST", "/failover", `{"max_loss_bytes": "1MB"}`, nil, 400, "bad-request", []string{"max_loss_bytes", "integer"}},
-		{"broken number", "admin", "POST", "/failover", `{"max_loss_bytes": 1.5}`, nil, 400, "bad-request", []string{"max_loss_bytes", "integer"}},
-		{"number out of range", "admin", "POST", "/failover", `{"max_loss_bytes": -2}`, nil, 400, "bad-request", []string{"max_loss_bytes", "-1"}},
-		{"unknown mode", "admin", "POST", "/failover", `{"mode": "fast"}`, nil, 400, "bad-request", []string{"mode", "auto", "planned", "emergency"}},
-		{"unknown method of rejoin", "admin", "POST", "/nodes/postgres_slave/rejoin", `{"method": "copy"}`, nil, 400, "bad-request", []string{"method", "basebackup"}},
+		{"wrong type of a number", "admin", "POST", "/failover", `{"max_loss_bytes": "1MB"}`, nil,
+			400, "bad-request", []string{"max_loss_bytes", "integer"}},
+		{"broken number", "admin", "POST", "/failover", `{"max_loss_bytes": 1.5}`, nil,
+			400, "bad-request", []string{"max_loss_bytes", "integer"}},
+		{"number out of range", "admin", "POST", "/failover", `{"max_loss_bytes": -2}`, nil,
+			400, "bad-request", []string{"max_loss_bytes", "-1"}},
+		{"unknown mode", "admin", "POST", "/failover", `{"mode": "fast"}`, nil,
+			400, "bad-request", []string{"mode", "auto", "planned", "emergency"}},
+		{"unknown method of rejoin", "admin", "POST", "/nodes/postgres_slave/rejoin", `{"method": "copy"}`, nil,
+			400, "bad-request", []string{"method", "basebackup"}},
 		{"unknown field", "admin", "POST", "/failover", `{"dryrun": true}`, nil, 400, "bad-request", []string{"dryrun", "dry_run"}},
-		{"unknown field of failback", "admin", "POST", "/failback", `{"target": "postgres_slave"}`, nil, 400, "bad-request", []string{"target", "dry_run"}},
+		{"unknown field of failback", "admin", "POST", "/failback", `{"target": "postgres_slave"}`, nil,
+			400, "bad-request", []string{"target", "dry_run"}},
 		{"broken JSON", "admin", "POST", "/failover", `{"mode":`, nil, 400, "bad-request", []string{"no JSON", "byte"}},
 		{"two values", "admin", "POST", "/failover", `{} {}`, nil, 400, "bad-request", []string{"no JSON"}},
 		{"a list", "admin", "POST", "/failover", `[]`, nil, 400, "bad-request", []string{"object"}},
 		{"null", "admin", "POST", "/failover", `null`, nil, 400, "bad-request", []string{"body"}},
-		{"a long reason", "admin", "POST", "/failover", map[string]any{"reason": strings.Repeat("x", 10000)}, nil, 400, "bad-request", []string{"reason", "characters"}},
-		{"wrong content type", "admin", "POST", "/failover", `{"dry_run": true}`, []string{"Content-Type", "text/plain"}, 415, "content-type", []string{"application/json"}},
-		{"curl's content type", "admin", "POST", "/failover", `{"dry_run": true}`, []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "content-type", []string{"application/json"}},
+		{"a long reason", "admin", "POST", "/failover", map[string]any{"reason": strings.Repeat("x", 10000)}, nil,
+			400, "bad-request", []string{"reason", "characters"}},
+		{"wrong content type", "admin", "POST", "/failover", `{"dry_run": true}`,
+			[]string{"Content-Type", "text/plain"},
+			415, "content-type", []string{"application/json"}},
+		{"curl's content type", "admin", "POST", "/failover", `{"dry_run": true}`,
+			[]string{"Content-Type", "application/x-www-form-urlencoded"},
+			415, "content-type", []string{"application/json"}},
 		{"unknown query parameter", "admin", "POST", "/failover?dry_run=true", nil, nil, 400, "bad-request", []string{"dry_run"}},
 		{"unknown query parameter to read", "viewer", "GET", "/operations?stat=undone", nil, nil, 400, "bad-request", []string{"stat"}},
 		{"wrong query parameter", "viewer", "GET", "/operations?limit=many", nil, nil, 400, "bad-request", []string{"limit"}},
 		{"wrong size", "", "GET", "/nodes/postgres_slave/replica?lag=much", nil, nil, 400, "bad-request", []string{"lag"}},
-		{"bad idempotency key", "admin", "POST", "/failover", nil, []string{"Idempotency-Key", "two words"}, 400, "bad-request", []string{"Idempotency-Key"}},
-		{"long idempotency key", "admin", "POST", "/failover", nil, []string{"Idempotency-Key", strings.Repeat("k", 300)}, 400, "bad-request", []string{"Idempotency-Key", "200"}},
+		{"bad idempotency key", "admin", "POST", "/failover", nil, []string{"Idempotency-Key", "two words"},
+			400, "bad-request", []string{"Idempotency-Key"}},
+		{"long idempotency key", "admin", "POST", "/failover", nil, []string{"Idempotency-Key", strings.Repeat("k", 300)},
+			400, "bad-request", []string{"Idempotency-Key", "200"}},
 	} {
 		a := c.call(tt.role, tt.method, tt.path, tt.body, tt.header...)
 		checkProblem(t, tt.name, a.Status, a.Header, a.Body, tt.status, tt.kind, tt.detail...)
@@ -115,7 +134,8 @@ func badInput(t *testing.T, c *cluster) {
 func checkProblem(t *testing.T, name string, status int, header http.Header, body []byte, wantStatus int, kind string, detail ...string) {
 	t.Helper()
 	var p problem
-	if err := json.Unmarshal(body, &p); err != nil || status != wantStatus || p.Status != status || p.Type != "/problems/"+kind || p.Title == "" {
+	err := json.Unmarshal(body, &p)
+	if err != nil || status != wantStatus || p.Status != status || p.Type != "/problems/"+kind || p.Title == "" {
 		t.Errorf("%s: %d %s; want %d /problems/%s", name, status, body, wantStatus, kind)
 		return
 	}
@@ -129,11 +149,12 @@ func checkProblem(t *testing.T, name string, status int, header http.Header, bod
 	}
 }
 
-// hugeBodies are written byte by byte, as clients do that do not listen while
-// they send.
+// hugeBodies sends bodies over a bare connection, as clients do that do not listen while they
+// send.
 func hugeBodies(t *testing.T, c *cluster) {
 	const size = 10 << 20
-	head := "POST /failover HTTP/1.1\r\nHost: controld\r\nContent-Type: application/json\r\nAuthorization: Bearer " + c.Token["admin"] + "\r\n"
+	head := "POST /failover HTTP/1.1\r\nHost: controld\r\nContent-Type: application/json\r\n" +
+		"Authorization: Bearer " + c.Token["admin"] + "\r\n"
 	for _, tt := range []struct {
 		name string
 		send func(io.Writer)
@@ -227,8 +248,9 @@ func pages(t *testing.T, c *cluster) {
 		}
 		a := c.call(tt.role, tt.method, tt.path, nil, header...)
 		name := tt.method + " " + tt.path
-		if a.Status != tt.status || !strings.HasPrefix(a.Header.Get("Content-Type"), tt.content) || !bytes.Contains(a.Body, []byte(tt.has)) {
-			t.Errorf("%s: %d %s, want %d %s with %q: %.300s", name, a.Status, a.Header.Get("Content-Type"), tt.status, tt.content, tt.has, a.Body)
+		content := a.Header.Get("Content-Type")
+		if a.Status != tt.status || !strings.HasPrefix(content, tt.content) || !bytes.Contains(a.Body, []byte(tt.has)) {
+			t.Errorf("%s: %d %s, want %d %s with %q: %.300s", name, a.Status, content, tt.status, tt.content, tt.has, a.Body)
 		}
 		if tt.method == "HEAD" && len(a.Body) > 0 {
 			t.Errorf("%s has a body", name)
@@ -332,7 +354,12 @@ type result struct {
 func (c *cluster) controld(env []string, args ...string) result {
 	c.t.Helper()
 	cmd := exec.CommandContext(c.t.Context(), filepath.Join(c.Root, "build/controld"), args...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + c.t.TempDir(), "CONTROLD_URL=" + c.URL, "CONTROLD_TOKEN=" + c.Token["admin"]}, env...)
+	cmd.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"),
+		"HOME=" + c.t.TempDir(),
+		"CONTROLD_URL=" + c.URL,
+		"CONTROLD_TOKEN=" + c.Token["admin"],
+	}, env...)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
@@ -357,7 +384,9 @@ func commands(t *testing.T, c *cluster) {
 		{"status", "", 0, []string{"postgres_master", "primary", "postgres_slave", "standby", "ok"}, nil},
 		{"check", "", 0, []string{"settings", "API", "token", "health"}, nil},
 		{"failover --dry-run", "", 0, []string{"postgres_master -> postgres_slave", "promote", "It would run"}, nil},
-		{"failover --reason why", "", 0, []string{"succeeded", "postgres_master -> postgres_slave", "held for"}, []string{"pause pooler", "promote", "resume pooler"}},
+		{"failover --reason why", "", 0,
+			[]string{"succeeded", "postgres_master -> postgres_slave", "held for"},
+			[]string{"pause pooler", "promote", "resume pooler"}},
 		{"failover --target postgres_slave", "", 3, nil, []string{"postgres_slave leads already"}},
 		{"failover --target postgres_slave --dry-run", "", 3, []string{"would be refused", "postgres_slave leads already"}, nil},
 		{"failover --expected-primary postgres_master", "", 3, nil, []string{"postgres_slave leads"}},

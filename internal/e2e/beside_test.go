@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestALongOperation: a copy that takes long tells how far it is, refuses others with
-// what its end would cost, is ended for one that asks for that, gives way to an
-// emergency at once, and a stop of controld leaves it.
+// TestALongOperation is about a copy that takes long. It tells how far it is. It refuses
+// others, and says what its end would cost; it is ended for one that asks for that. It gives
+// way to an emergency at once. A stop of controld leaves it.
 func TestALongOperation(t *testing.T) {
 	t.Parallel()
 	c := up(t)
@@ -30,15 +30,18 @@ func TestALongOperation(t *testing.T) {
 	if far.Unit != "bytes" || far.Total < 250<<20 || far.Done > far.Total || far.Phase != "streaming database files" {
 		t.Errorf("progress %+v", far)
 	}
-	if a := c.call("viewer", "GET", "/metrics", nil); !strings.Contains(string(a.Body), `controld_operation_progress_expected{kind="rejoin",phase="streaming database files",unit="bytes"}`) {
+	const metric = `controld_operation_progress_expected{kind="rejoin",phase="streaming database files",unit="bytes"}`
+	if a := c.call("viewer", "GET", "/metrics", nil); !strings.Contains(string(a.Body), metric) {
 		t.Error("no progress in /metrics")
 	}
 
 	p := c.refused("/nodes/postgres_slave/rejoin", map[string]any{"method": "basebackup"}, 409, "operation-running")
-	if p.Operation == nil || p.Operation.ID != first.ID || !strings.Contains(p.Detail, "With cancel_running it is cancelled first: the node stays as it is") {
+	const cost = "With cancel_running it is cancelled first: the node stays as it is"
+	if p.Operation == nil || p.Operation.ID != first.ID || !strings.Contains(p.Detail, cost) {
 		t.Errorf("refused: %+v", p)
 	}
-	a := c.call("admin", "POST", "/nodes/postgres_slave/rejoin", map[string]any{"method": "basebackup", "cancel_running": true}, "Prefer", "respond-async")
+	a := c.call("admin", "POST", "/nodes/postgres_slave/rejoin",
+		map[string]any{"method": "basebackup", "cancel_running": true}, "Prefer", "respond-async")
 	var second operation
 	if err := json.Unmarshal(a.Body, &second); err != nil || a.Status != 202 {
 		t.Fatalf("%d %s", a.Status, a.Body)

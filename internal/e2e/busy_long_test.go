@@ -12,7 +12,7 @@ import (
 
 // TestLongBusyHost is TestBusyHost for as long as it takes to believe it.
 func TestLongBusyHost(t *testing.T) {
-	c := up(t)
+	c := upAlone(t)
 	quiet := lossToCommit(c, 3)
 	t.Logf("quiet host: killed to first commit, median %.1f U", quiet)
 

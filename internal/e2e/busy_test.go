@@ -13,8 +13,8 @@ import (
 	"controld/internal/testcluster"
 )
 
-// busyClients are more than the two cores of a small host can serve by far, and
-// twice as many as the pooler lets in at once.
+// busyClients are by far more than the two cores of a small host can serve, and twice as many
+// as the pooler lets in at once.
 const busyClients = 40
 
 // A busyHost is a cluster under clients that calculate and clients that write,
@@ -35,7 +35,12 @@ type busyHost struct {
 func makeBusy(c *cluster) *busyHost {
 	c.t.Helper()
 	h := &busyHost{cluster: c, said: map[string]int{}}
-	h.writers = c.writers(probe.Config{NewConnectionEvery: 500 * time.Millisecond, ConnectTimeout: 2 * time.Minute, TransactionTimeout: 2 * time.Minute})
+	h.writers = c.writers(probe.Config{
+		Every:              20 * time.Millisecond,
+		NewConnectionEvery: 500 * time.Millisecond,
+		ConnectTimeout:     2 * time.Minute,
+		TransactionTimeout: 2 * time.Minute,
+	})
 	busy, err := probe.StartBusy(c.t.Context(), c.DatabaseURL, busyClients)
 	if err != nil {
 		c.t.Fatal(err)
@@ -102,7 +107,7 @@ func (h *busyHost) relieve() {
 	h.sameData()
 }
 
-// operations counts those that controld began by itself.
+// ownOperations counts the operations that controld began by itself.
 func (c *cluster) ownOperations() int {
 	c.t.Helper()
 	a := c.call("viewer", "GET", "/operations?limit=500", nil)
@@ -142,16 +147,18 @@ func (h *busyHost) move() (operation, bool) {
 			return op, true
 		}
 	}
-	if err := json.Unmarshal(a.Body, &p); err != nil || a.Status != 409 || p.Type != "/problems/primary-slow" && p.Type != "/problems/long-transaction" {
+	err := json.Unmarshal(a.Body, &p)
+	tooBusy := p.Type == "/problems/primary-slow" || p.Type == "/problems/long-transaction"
+	if err != nil || a.Status != 409 || !tooBusy {
 		h.t.Errorf("POST /failover: %d %s", a.Status, a.Body)
 	}
 	h.t.Logf("refused: %s", p.Detail)
 	return op, false
 }
 
-// TestBusyHost: on a host that is busy nothing is down that serves, nothing is
-// done about it, and the primary moves without a failed client, or is not moved.
-// The long form is TestLongBusyHost.
+// TestBusyHost: on a busy host nothing that serves is called down, and nothing is done about
+// it. The primary moves without a failed client, or is not moved. The long form is
+// TestLongBusyHost.
 func TestBusyHost(t *testing.T) {
 	h := makeBusy(up(t))
 	own := h.ownOperations()

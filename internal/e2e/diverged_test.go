@@ -11,8 +11,8 @@ import (
 	"controld/internal/testcluster"
 )
 
-// TestNoTwoNodesWriteOneTimeline: whatever is done to a standby, what it has is
-// the primary's, or it does not follow and never leads.
+// TestNoTwoNodesWriteOneTimeline: whatever is done to a standby, either all that it has is the
+// primary's, or it does not follow and never leads.
 func TestNoTwoNodesWriteOneTimeline(t *testing.T) {
 	t.Parallel()
 	c := up(t)
@@ -90,8 +90,13 @@ func (c *cluster) leaveRecovery(node string) {
 	c.t.Helper()
 	volume, dir := c.volume(node)
 	number := strings.Split(dir, "/")[2]
-	c.helper(node, []string{"--rm", "--user", "5432:5432", "-v", c.Prefix + number + "-order:/order:ro", "-v", volume + ":" + strings.TrimSuffix(dir, "/data")},
-		"bash", "-c", fmt.Sprintf("rm -f %[1]s/standby.signal %[1]s/postmaster.pid && /usr/lib/postgresql/15/bin/postgres --single -D %[1]s -c config_file=/order/postgresql.conf postgres </dev/null", dir))
+	writeAlone := fmt.Sprintf(`rm -f %[1]s/standby.signal %[1]s/postmaster.pid &&
+		/usr/lib/postgresql/15/bin/postgres --single -D %[1]s -c config_file=/order/postgresql.conf postgres </dev/null`, dir)
+	c.helper(node, []string{
+		"--rm", "--user", "5432:5432",
+		"-v", c.Prefix + number + "-order:/order:ro",
+		"-v", volume + ":" + strings.TrimSuffix(dir, "/data"),
+	}, "bash", "-c", writeAlone)
 }
 
 // leftRecovery: a standby that wrote by itself is found out before it streams,
@@ -154,8 +159,8 @@ func (c *cluster) spaceFor(node, dir string) {
 	}
 }
 
-// tablespaceKeepsTheStandby: a standby that cannot replay what the primary did,
-// and cannot be copied for the same reason, keeps what it has.
+// tablespaceKeepsTheStandby: a standby cannot replay what the primary did, and cannot be copied
+// for the same reason. It keeps what it has.
 func tablespaceKeepsTheStandby(c *cluster) {
 	t := c.t
 	primary, standby := c.roles()
@@ -198,8 +203,8 @@ func (c *cluster) leadsBoth(primary, standby string) {
 	}
 }
 
-// TestSomebodyLeadsAfterAFailedFailover: where the old primary cannot start
-// again, the candidate leads; where that cannot either, it is said who could.
+// TestSomebodyLeadsAfterAFailedFailover: where the old primary cannot start again, the candidate
+// leads. Where the candidate cannot lead either, the answer says who could.
 func TestSomebodyLeadsAfterAFailedFailover(t *testing.T) {
 	t.Parallel()
 	c := up(t)
@@ -252,7 +257,8 @@ func neitherLeads(c *cluster) {
 	time.Sleep(2 * time.Second) // the standby has what pauses its replay
 	c.kill(primary)
 	p := c.refused("/failover", map[string]any{"mode": "emergency"}, 500, "incomplete")
-	if p.Operation == nil || p.Operation.State != "incomplete" || !strings.Contains(p.Detail, "nobody leads") || !strings.Contains(p.Detail, "controld start "+primary) {
+	if p.Operation == nil || p.Operation.State != "incomplete" ||
+		!strings.Contains(p.Detail, "nobody leads") || !strings.Contains(p.Detail, "controld start "+primary) {
 		t.Errorf("%+v", p)
 	}
 	c.run("/nodes/"+primary+"/start", nil)

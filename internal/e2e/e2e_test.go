@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,16 +34,31 @@ type cluster struct {
 	t *testing.T
 }
 
-// up brings a cluster up and has it removed at the end of the test. settings
-// are CONTROLD_NAME=value.
-func up(t *testing.T, settings ...string) *cluster { return upWith(t, tag(), settings...) }
+// up gives the test a cluster: one that another test has left as good as new, or else
+// its own. Where the test leaves it so, the next one gets it: see shared_test.go. One
+// with settings (CONTROLD_NAME=value) is the test's own.
+func up(t *testing.T, settings ...string) *cluster {
+	t.Helper()
+	return upWith(t, tag(), len(settings) == 0, settings...)
+}
 
 // upFailpoint is up with the images whose controld has failpoints.
 func upFailpoint(t *testing.T, settings ...string) *cluster {
-	return upWith(t, tag()+"-failpoint", settings...)
+	t.Helper()
+	return upWith(t, tag()+"-failpoint", slices.Equal(settings, killSettings), settings...)
 }
 
-func upWith(t *testing.T, tag string, settings ...string) *cluster {
+// upAlone is up for a test that looks at all that a cluster has ever done, or breaks
+// what nobody mends.
+func upAlone(t *testing.T, settings ...string) *cluster {
+	t.Helper()
+	return upWith(t, tag(), false, settings...)
+}
+
+// destroyLimit is how long a cluster may take to be looked over and removed.
+const destroyLimit = 3 * time.Minute
+
+func upWith(t *testing.T, tag string, share bool, settings ...string) *cluster {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs containers, which -short leaves out")
@@ -50,23 +66,40 @@ func upWith(t *testing.T, tag string, settings ...string) *cluster {
 	if out, err := exec.Command("docker", "image", "inspect", "controld/controld:"+tag).CombinedOutput(); err != nil {
 		t.Skipf("the images controld/*:%s are missing (%s); make test builds them", tag, out)
 	}
-	inner, err := testcluster.New(t.Context(), tag, settings...)
-	if err != nil {
-		t.Fatal(err)
+	what := asked(tag, settings)
+	var inner *testcluster.Cluster
+	if share {
+		inner = borrow(what)
+	}
+	borrowed := inner != nil
+	if !borrowed {
+		var err error
+		if inner, err = testcluster.New(t.Context(), tag, settings...); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c := &cluster{inner, t}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), destroyLimit)
 		defer cancel()
 		if t.Failed() {
 			t.Log(c.Logs(ctx))
+		} else if share {
+			err := tidy(ctx, inner)
+			if err == nil {
+				giveBack(what, inner)
+				return
+			}
+			t.Log("no other test gets this cluster:", err)
 		}
 		if err := c.Destroy(ctx); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := c.Up(t.Context()); err != nil {
-		t.Fatal(err)
+	if !borrowed {
+		if err := c.Up(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c.waitOK(time.Minute)
 	return c
@@ -197,7 +230,13 @@ func (c *cluster) health() (status string, body map[string]any) {
 // waitOK waits until everything is as it should be, and no operation runs.
 func (c *cluster) waitOK(limit time.Duration) {
 	c.t.Helper()
-	err := testcluster.Poll(c.t.Context(), limit, 100*time.Millisecond, func(ctx context.Context) error {
+	if err := isOK(c.t.Context(), c.Cluster, limit); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func isOK(ctx context.Context, c *testcluster.Cluster, limit time.Duration) error {
+	return testcluster.Poll(ctx, limit, 100*time.Millisecond, func(ctx context.Context) error {
 		a, err := c.Call(ctx, "", "GET", "/health", nil)
 		if err != nil {
 			return err
@@ -207,9 +246,6 @@ func (c *cluster) waitOK(limit time.Duration) {
 		}
 		return nil
 	})
-	if err != nil {
-		c.t.Fatal(err)
-	}
 }
 
 // docker runs the engine's client and fails the test when it fails.
@@ -249,9 +285,13 @@ func (c *cluster) connect(dsn string) *pgx.Conn {
 	return conn
 }
 
-// writers starts eight clients that write through the pooler.
+// writers starts eight clients that write through the pooler: at a pace that leaves the
+// processors to the cluster, where none is asked for.
 func (c *cluster) writers(cfg probe.Config) *probe.Prober {
 	c.t.Helper()
+	if cfg.Every == 0 {
+		cfg.Every = 60 * time.Millisecond
+	}
 	if cfg.DSN == "" {
 		cfg.DSN = c.DatabaseURL
 	}

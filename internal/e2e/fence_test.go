@@ -25,10 +25,9 @@ func (c *cluster) hammer(node string, workers int) *probe.Prober {
 	})
 }
 
-// TestFrozenPrimaryAcknowledgesNothing freezes the primary in several ways
-// under writers through the pooler and at its own port. auto decides for an
-// emergency; and whatever thaws it, nothing is acknowledged any more that the
-// new primary does not have.
+// TestFrozenPrimaryAcknowledgesNothing freezes the primary in several ways, under writers through
+// the pooler and at its own port. auto decides for an emergency. Whatever thaws the old primary
+// then, it acknowledges nothing any more that the new primary does not have.
 func TestFrozenPrimaryAcknowledgesNothing(t *testing.T) {
 	t.Parallel()
 	c := up(t)
@@ -110,20 +109,29 @@ func TestFrozenPrimaryAcknowledgesNothing(t *testing.T) {
 			if stats := directReport.Since(called); tt.thaw == nil && stats.Acked > 0 {
 				t.Errorf("it acknowledged %d commits while controld killed it", stats.Acked)
 			}
-			t.Logf("direct writers: %d acknowledged before the call, %d in the failover", directReport.Between(directReport.Base, called).Acked, directReport.Between(called, ended).Acked)
+			t.Logf("direct writers: %d acknowledged before the call, %d in the failover",
+				directReport.Between(directReport.Base, called).Acked, directReport.Between(called, ended).Acked)
 			c.check(pooledReport, op.Result.To)
 			c.check(directReport, op.Result.To)
 		})
 	}
 }
 
-// pause freezes a node's container. The kernel does not always manage at once,
+// pause freezes a container. The kernel does not always manage at once,
 // which the engine reports as an error.
-func (c *cluster) pause(node string) error {
-	return testcluster.Poll(c.t.Context(), 10*time.Second, 100*time.Millisecond, func(ctx context.Context) error {
-		_, err := c.Docker(ctx, "pause", c.Container(node))
+func (c *cluster) pause(service string) error {
+	return testcluster.Poll(c.t.Context(), time.Minute, 100*time.Millisecond, func(ctx context.Context) error {
+		_, err := c.Docker(ctx, "pause", c.Container(service))
 		return err
 	})
+}
+
+// freeze is pause for a test that cannot go on without.
+func (c *cluster) freeze(service string) {
+	c.t.Helper()
+	if err := c.pause(service); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // inContainer runs a line of shell in a node's container.
@@ -193,8 +201,7 @@ func (c *cluster) script(name string, args ...string) {
 	}
 }
 
-// setting makes a new controld with one setting changed; back to what it was
-// with an empty value.
+// setting makes controld anew with one setting changed; an empty value changes it back.
 func (c *cluster) setting(name, value string) {
 	c.t.Helper()
 	changed := *c.Cluster
@@ -237,7 +244,8 @@ func TestUnprovedDeathPromotesNothing(t *testing.T) {
 	if waited := time.Since(began); waited < 10*time.Second {
 		t.Errorf("given up after %s, the proof has 10 s", waited)
 	}
-	if p.Operation == nil || p.Operation.State != "incomplete" || !strings.Contains(p.Detail, "the death of "+primary+" is not proved") || !strings.Contains(p.Detail, "lock") {
+	if p.Operation == nil || p.Operation.State != "incomplete" ||
+		!strings.Contains(p.Detail, "the death of "+primary+" is not proved") || !strings.Contains(p.Detail, "lock") {
 		t.Errorf("the missing proof is not named: %+v", p)
 	}
 	if got := c.psql(standby, "select pg_is_in_recovery()"); got != "t" {

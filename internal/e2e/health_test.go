@@ -13,16 +13,16 @@ import (
 	"controld/internal/testcluster"
 )
 
-// healthLimit is within what time /health must know of what has happened, where a
-// fact says so. Silence proves nothing for 15 s: hangLimit.
+// healthLimit is the time within which /health must know of what has happened, where a fact says
+// so. Silence proves nothing for 15 s: hangLimit.
 const (
 	healthLimit = 2 * time.Second
 	hangLimit   = 25 * time.Second
 )
 
-// TestHealthOfAComponentThatIsGone kills each component, and freezes it: /health
-// names it and the reason within two seconds, the checks for load balancers
-// follow, the observation goes on, and all is well again once it is back.
+// TestHealthOfAComponentThatIsGone kills each component, and freezes it. /health names it and the
+// reason within two seconds, the checks for load balancers follow, and the observation goes on.
+// All is well again once the component is back.
 func TestHealthOfAComponentThatIsGone(t *testing.T) {
 	c := up(t)
 	primary, standby := c.roles()
@@ -59,7 +59,7 @@ func TestHealthOfAComponentThatIsGone(t *testing.T) {
 			c.waitOK(settleLimit)
 		})
 		t.Run(tt.component+" frozen", func(t *testing.T) {
-			c.docker("pause", name)
+			c.freeze(tt.service)
 			told(t, tt.frozen)
 			c.keepsLooking(t)
 			c.docker("unpause", name)
@@ -87,7 +87,8 @@ func postmasterHangs(t *testing.T, c *cluster) {
 func (c *cluster) signalPostgres(node, sig string) {
 	c.t.Helper()
 	c.docker("exec", c.Container(node), "sh", "-c",
-		`for p in /proc/[0-9]*; do if [ "$(cat $p/comm)" = postgres ]; then kill -`+sig+` ${p#/proc/}; fi; done`)
+		`for p in /proc/[0-9]*; do if [ "$(cat $p/comm)" = postgres ]; then kill -`+sig+` ${p#/proc/}; fi; done
+		true # some have ended meanwhile`)
 }
 
 // healthSays waits until /health has this status and this reason for component.
@@ -182,8 +183,8 @@ func TestJournalFull(t *testing.T) {
 		t.Errorf("%d transactions failed", s.Failed)
 	}
 
-	// With a little more room each time it comes a little further: more each time,
-	// because what was refused before is journalled meanwhile and takes of it.
+	// With a little more room each time, the failover comes a little further. It is more
+	// each time because what was refused before is journalled meanwhile, and takes of it.
 	for pages := 1; a.Status != 200; pages++ {
 		if pages > 20 {
 			t.Fatalf("POST /failover: %d %s, with room for %d pages", a.Status, a.Body, pages)
@@ -195,8 +196,8 @@ func TestJournalFull(t *testing.T) {
 		t.Logf("room for %d pages: %d %v %v", pages, a.Status, a.JSON()["type"], a.JSON()["detail"])
 		if a.Status != 409 {
 			if detail := fmt.Sprint(a.JSON()["detail"]); a.Status != 200 && !strings.HasPrefix(detail, "reserve slot: ") {
-				// Past its beginning. What is left to mend is an operation too,
-				// and needs room as well.
+				// The failover got past its beginning. What is left to mend is an operation
+				// too, and needs room as well.
 				c.docker("exec", c.Container("controld"), "rm", "/var/lib/controld/fill")
 				c.settle(t)
 				verdict(t, c, w)
@@ -289,5 +290,6 @@ func (c *cluster) exhaustJournal(t *testing.T) {
 // orders are those of both nodes, as they stand on the volumes.
 func (c *cluster) orders(t *testing.T) string {
 	t.Helper()
-	return c.docker("exec", c.Container("controld"), "sh", "-c", "cat /orders/node1/order.json /orders/node2/order.json /orders/*/role.conf")
+	return c.docker("exec", c.Container("controld"), "sh", "-c",
+		"cat /orders/node1/order.json /orders/node2/order.json /orders/*/role.conf")
 }

@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -14,12 +16,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"controld/internal/node/archive"
 	"controld/internal/probe"
 	"controld/internal/testcluster"
 )
 
-// settleLimit is within what time the world must be in order again after
-// controld was killed.
+// settleLimit is the time within which the world must be in order again after controld was
+// killed.
 const settleLimit = 60 * time.Second
 
 // A cut is a call that leaves controld, and what becomes of it: see package
@@ -28,74 +31,62 @@ type cut struct{ call, when string }
 
 func (x cut) String() string { return x.call + " " + x.when }
 
-// killedTogether is how many cuts one cluster bears in a row: the clusters run side
-// by side, and each takes some 20 s to come up.
-const killedTogether = 8
+// killSettings are those of clusters that are to be broken. Several tests ask for them.
+var killSettings = []string{"CONTROLD_OBSERVE_INTERVAL=300ms"}
 
 // newKills brings up a cluster that is to be broken. Its test runs beside others.
 func newKills(t *testing.T) *kills {
 	t.Helper()
 	t.Parallel()
-	return &kills{cluster: upFailpoint(t, "CONTROLD_OBSERVE_INTERVAL=300ms")}
+	return &kills{cluster: upFailpoint(t, killSettings...)}
 }
 
-// TestKilledInPlannedFailover kills controld at each point of a planned failover at
-// which the world looks different. Docker starts it again.
+// TestKilledInPlannedFailover kills controld at points of a planned failover at which
+// the world looks different. Docker starts it again. TestLongKilled has the others, and
+// package manager all of them, in a simulated world.
 func TestKilledInPlannedFailover(t *testing.T) {
-	for cuts := range slices.Chunk([]cut{
-		{"Session.CreateSlot", "after"},
-		{"Pooler.Point", "after"},       // warm
-		{"Session.Checkpoint", "after"}, // of the candidate or the primary
-		{"Pooler.Drain", "after"},       // the pools are small
-		{"Session.FillSegment", "after"},
-		{"Pooler.RenewLease", "after"}, // claimed, not paused
-		{"Pooler.Pause", "after"},      // paused
-		{"Pooler.Pause", "lost"},       //
-		{"Volumes.WriteOrder.none", "before"},
+	newKills(t).inPlanned([]cut{
+		{"Pooler.Pause", "after"},            // paused
 		{"Volumes.WriteOrder.none", "after"}, // the old primary is stopping
-		{"Volumes.WriteOrder.none", "lost"},  //
-		{"Pooler.Point 2", "after"},          // repointed beside the stop
 		{"Volumes.Control.stopped", "after"}, // stopped
 		{"Session.Promote", "before"},
-		{"Session.Promote", "after"}, // sent
-		{"Session.Promote", "lost"},  //
-		{"Pooler.Probe 2", "before"}, // promoted
-		{"Pooler.Resume", "before"},  // repointed
-		{"Pooler.Resume", "after"},   // released
-		{"Pooler.Resume", "lost"},
-		{"Volumes.WriteOrder.primary", "before"}, // the journal still says that the other leads
-		{"Volumes.WriteOrder.standby", "before"},
+		{"Session.Promote", "lost"},             // sent
+		{"Pooler.Probe 2", "before"},            // promoted
+		{"Pooler.Resume", "before"},             // repointed
 		{"Volumes.WriteOrder.standby", "after"}, // the old primary is on its way back
-	}, killedTogether) {
-		t.Run("from "+cuts[0].String(), func(t *testing.T) {
-			k := newKills(t)
-			for _, x := range cuts {
-				k.run(t, x, func(t *testing.T) { k.move(t, "/failover", nil) })
-			}
-		})
+	})
+}
+
+// TestKilledInOtherOperations is the same for an emergency failover, for a node that is
+// brought back, a crashed primary that is started in place, and a failback.
+func TestKilledInOtherOperations(t *testing.T) {
+	k := newKills(t)
+	k.inEmergency([]cut{
+		{"Volumes.WriteOrder.none", "after"},
+		{"Session.Promote", "lost"},
+		{"Pooler.Resume", "before"},
+	})
+	k.inRejoin("basebackup", cut{"Volumes.WriteOrder.standby", "after"})
+	k.inStart(cut{"Volumes.WriteOrder.primary", "after"})
+	k.inFailback(cut{"Pooler.Probe 2", "before"}) // promoted
+}
+
+func (k *kills) inPlanned(cuts []cut) {
+	for _, x := range cuts {
+		k.run(k.t, x, func(t *testing.T) { k.move(t, "/failover", nil) })
 	}
 }
 
-// TestKilledInEmergencyFailover is the same after the primary has died. What was
-// undone leaves no primary, until controld starts, which starts the recorded one, or
-// until it is asked again.
-func TestKilledInEmergencyFailover(t *testing.T) {
-	k := newKills(t)
+// inEmergency lets the primary die before each failover. An undone one leaves no
+// primary: until controld starts, which starts the recorded one, or until it is asked
+// again.
+func (k *kills) inEmergency(cuts []cut) {
 	// The first follows a move so closely that no control file of the standby
 	// names the new timeline yet.
 	k.cluster.run("/failover", nil)
-	k.settle(t)
-	for _, x := range []cut{
-		{"Volumes.WriteOrder.none", "after"},
-		{"Volumes.WriteOrder.none", "lost"},
-		{"Pooler.PauseNow", "after"},
-		{"Volumes.WriteOrder.standby", "after"}, // salvage
-		{"Session.Promote", "before"},
-		{"Session.Promote", "after"},
-		{"Session.Promote", "lost"},
-		{"Pooler.Resume", "before"},
-	} {
-		k.run(t, x, func(t *testing.T) {
+	k.settle(k.t)
+	for _, x := range cuts {
+		k.run(k.t, x, func(t *testing.T) {
 			primary, _ := k.roles()
 			k.kill(primary)
 			k.move(t, "/failover", map[string]any{"mode": "emergency"})
@@ -103,73 +94,71 @@ func TestKilledInEmergencyFailover(t *testing.T) {
 	}
 }
 
-// TestKilledInOtherOperations kills controld while it brings a node back, starts a
-// crashed primary in place, and moves the primary back.
-func TestKilledInOtherOperations(t *testing.T) {
-	k := newKills(t)
-	rejoin := func(method string) func(*testing.T) {
-		return func(t *testing.T) {
-			_, standby := k.roles()
-			k.move(t, "/nodes/"+standby+"/rejoin", map[string]any{"method": method})
-		}
-	}
-	start := func(t *testing.T) {
+func (k *kills) inRejoin(method string, x cut) {
+	k.run(k.t, x, func(t *testing.T) {
+		_, standby := k.roles()
+		k.move(t, "/nodes/"+standby+"/rejoin", map[string]any{"method": method})
+	})
+}
+
+func (k *kills) inStart(x cut) {
+	k.run(k.t, x, func(t *testing.T) {
 		primary, _ := k.roles()
 		k.kill(primary)
 		k.move(t, "/nodes/"+primary+"/start", nil)
-	}
-	for _, tt := range []struct {
-		name string
-		cut  cut
-		do   func(*testing.T)
-	}{
-		{"base backup ordered", cut{"Volumes.WriteOrder.standby", "after"}, rejoin("basebackup")},
-		{"rewind ordered", cut{"Volumes.WriteOrder.standby", "after"}, rejoin("rewind")},
-		{"primary ordered", cut{"Volumes.WriteOrder.primary", "after"}, start},
-		{"primary's container started", cut{"Engine.Start", "after"}, start},
-		{"primary's container not started", cut{"Engine.Start", "before"}, start},
-		{"failback paused", cut{"Pooler.Pause", "after"}, func(t *testing.T) { k.move(t, "/failback", nil) }},
-		{"failback promoted", cut{"Pooler.Probe 2", "before"}, func(t *testing.T) { k.move(t, "/failback", nil) }},
-	} {
-		if strings.HasPrefix(tt.name, "failback") {
-			if primary, _ := k.roles(); primary == testcluster.Nodes[0] {
-				k.cluster.run("/failover", nil)
-				k.waitOK(settleLimit)
-			}
-		}
-		t.Run(tt.name, func(t *testing.T) { k.run(t, tt.cut, tt.do) })
-	}
+	})
 }
 
-// leaseLimit is within what time the pooler's init releases clients whose pause
-// nobody keeps up.
+func (k *kills) inFailback(x cut) {
+	if primary, _ := k.roles(); primary == testcluster.Nodes[0] {
+		k.cluster.run("/failover", nil)
+		k.waitOK(settleLimit)
+	}
+	k.run(k.t, x, func(t *testing.T) { k.move(t, "/failback", nil) })
+}
+
+// leaseLimit is the time within which the pooler's init releases clients whose pause nobody keeps
+// up.
 const leaseLimit = 15 * time.Second
 
-// TestPause breaks what holds a pause, or is held by it: controld, and the pooler.
-func TestPause(t *testing.T) {
+// TestPauseWithoutControld breaks what holds a pause.
+func TestPauseWithoutControld(t *testing.T) {
 	t.Parallel()
-	c := upFailpoint(t)
-	for _, tt := range []struct {
-		name string
-		hold func(*testing.T, *cluster)
-	}{
+	inPause(t, []pauseCase{
 		{"controld gone for good", goneForGood},
 		{"controld stopped for a while", stoppedInPause},
 		{"controld told to end", toldToEnd},
+	})
+}
+
+// TestPause lets others ask while a pause ends, and breaks the pooler that is held by it.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	inPause(t, []pauseCase{
 		{"asked again while it resumes", askedAgain},
 		{"looks while it resumes", looksWhileItResumes},
 		{"pooler killed", poolerKilledInPause},
 		{"pooler killed outside of a pause", poolerKilled},
-	} {
+	})
+}
+
+type pauseCase struct {
+	name string
+	hold func(*testing.T, *cluster)
+}
+
+func inPause(t *testing.T, cases []pauseCase) {
+	t.Helper()
+	c := upFailpoint(t, killSettings...)
+	for _, tt := range cases {
 		if !t.Run(tt.name, func(t *testing.T) { tt.hold(t, c) }) {
 			t.FailNow() // what follows would begin in a broken world
 		}
 	}
 }
 
-// goneForGood lets controld die in a pause and not come
-// back: the pooler's own init releases the clients, to the old primary while it
-// runs, and to an answer where it does not.
+// goneForGood lets controld die in a pause and not come back. The pooler's own init releases the
+// clients: to the old primary while that runs, and to an error where it does not.
 func goneForGood(t *testing.T, c *cluster) {
 	for _, tt := range []struct {
 		cut    cut
@@ -203,9 +192,8 @@ func goneForGood(t *testing.T, c *cluster) {
 	}
 }
 
-// stoppedInPause stops the daemon for longer than its claim on
-// the pause lasts. The clients are released meanwhile; when it goes on it must
-// notice, and take everything back.
+// stoppedInPause stops the daemon for longer than its lease on the pause lasts. The clients are
+// released meanwhile. When the daemon goes on it must notice that, and take everything back.
 func stoppedInPause(t *testing.T, c *cluster) {
 	for _, call := range []string{"Pooler.Pause", "Volumes.WriteOrder.none"} {
 		t.Run(call, func(t *testing.T) {
@@ -246,8 +234,7 @@ func (c *cluster) serverStarted(t *testing.T, node string) (at string) {
 	return at
 }
 
-// toldToEnd sends what docker stop sends: the operation is
-// finished or undone first.
+// toldToEnd sends what docker stop sends: the operation is finished or undone first.
 func toldToEnd(t *testing.T, c *cluster) {
 	for _, call := range []string{"Pooler.Pause", "Volumes.WriteOrder.none", "Session.Promote"} {
 		t.Run(call, func(t *testing.T) {
@@ -286,8 +273,8 @@ func toldToEnd(t *testing.T, c *cluster) {
 	}
 }
 
-// poolerKilledInPause kills PgBouncer, which forgets the pause, while
-// controld thinks that it holds the clients.
+// poolerKilledInPause kills PgBouncer, which forgets the pause, while controld thinks that it
+// holds the clients.
 func poolerKilledInPause(t *testing.T, c *cluster) {
 	// Few, because Docker waits longer before each start of what keeps crashing.
 	for _, tt := range []struct {
@@ -317,8 +304,8 @@ func poolerKilledInPause(t *testing.T, c *cluster) {
 	}
 }
 
-// poolerKilled kills PgBouncer while nothing is going on: it is back by
-// itself, with the configuration that it had.
+// poolerKilled kills PgBouncer while nothing is going on. It is back by itself, with the
+// configuration that it had.
 func poolerKilled(t *testing.T, c *cluster) {
 	before, err := c.entries(t.Context())
 	if err != nil {
@@ -335,9 +322,9 @@ func poolerKilled(t *testing.T, c *cluster) {
 	}
 }
 
-// askedAgain: a client that asks again at once, because controld died under its
-// first request, does not start a second failover beside the open one. The
-// candidate is frozen, so that to find out whether it leads takes a login's time.
+// askedAgain: a client asks again at once, because controld died under its first request. That
+// starts no second failover beside the open one. The candidate is frozen, so that finding out
+// whether it leads takes a login's time.
 func askedAgain(t *testing.T, c *cluster) {
 	_, standby := c.roles()
 	w := c.writers(probe.Config{})
@@ -347,7 +334,7 @@ func askedAgain(t *testing.T, c *cluster) {
 	if _, err := c.Call(t.Context(), "admin", "POST", "/failover", nil); err == nil {
 		t.Fatal("controld did not die")
 	}
-	c.docker("pause", c.Container(standby))
+	c.freeze(standby)
 	start()
 	var a testcluster.Answer
 	err := testcluster.Poll(t.Context(), settleLimit, 5*time.Millisecond, func(ctx context.Context) (err error) {
@@ -369,7 +356,7 @@ func askedAgain(t *testing.T, c *cluster) {
 func looksWhileItResumes(t *testing.T, c *cluster) {
 	_, standby := c.roles()
 	c.hang(t, "Volumes.WriteOrder.standby", "/nodes/"+standby+"/rejoin", map[string]any{"method": "basebackup"})
-	c.docker("pause", c.Container(standby)) // its copy does not end
+	c.freeze(standby) // its copy does not end
 	c.kill("controld")
 	c.docker("start", c.Container("controld"))
 	err := testcluster.Poll(t.Context(), 20*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
@@ -405,34 +392,27 @@ func (c *cluster) hang(t *testing.T, call, path string, body any) <-chan testclu
 	return answer
 }
 
-// awaitHang returns when one more failpoint has come than fired, and controld
-// is stopped: the log tells of a failpoint before the call is made.
+// awaitHang returns when controld is stopped, by one more failpoint than fired.
 func (c *cluster) awaitHang(t *testing.T, fired int) {
 	t.Helper()
-	name := c.Container("controld")
-	pid := c.docker("inspect", "-f", "{{.State.Pid}}", name)
-	err := testcluster.Poll(t.Context(), 30*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
-		out, err := c.Docker(ctx, "logs", name)
-		if err != nil {
-			return err
-		}
-		if strings.Count(out, "failpoint: ") == fired {
-			return errors.New("no failpoint has come")
-		}
-		// The container sees the host's processes.
-		state, err := c.Docker(ctx, "exec", name, "grep", "State", "/proc/"+pid+"/status")
-		if err == nil && !strings.Contains(state, "T (stopped)") {
-			err = errors.New("controld is not stopped: " + state)
+	pid := c.docker("inspect", "-f", "{{.State.Pid}}", c.Container("controld"))
+	err := testcluster.Poll(t.Context(), 30*time.Second, 20*time.Millisecond, func(context.Context) error {
+		status, err := os.ReadFile("/proc/" + pid + "/status")
+		if err == nil && !bytes.Contains(status, []byte("T (stopped)")) {
+			err = errors.New("controld is not stopped")
 		}
 		return err
 	})
+	if err == nil && c.fired() == fired {
+		err = errors.New("no failpoint has come")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// crash ends a service's own process, and not its container: docker kill would
-// count as a stop by hand, after which Docker starts nothing again.
+// crash ends a service's own process. docker kill of its container would count as a stop by hand,
+// after which Docker starts nothing again.
 func (c *cluster) crash(service string) {
 	c.t.Helper()
 	// The shell may end with the container, so its exit code says nothing.
@@ -525,8 +505,8 @@ func (k *kills) run(t *testing.T, x cut, do func(*testing.T)) {
 	}
 }
 
-// refresh keeps Docker from waiting longer and longer before it starts the
-// container again: a start by hand begins anew.
+// refresh starts the container by hand. Docker waits longer and longer before it starts it again
+// by itself, and begins anew after a start by hand.
 func (k *kills) refresh() {
 	k.t.Helper()
 	if k.crashes < 4 {
@@ -543,8 +523,8 @@ func (c *cluster) fired() int {
 	return strings.Count(c.docker("logs", c.Container("controld")), "failpoint: ")
 }
 
-// move sends a request that may get no answer, and sends it once more where the
-// first was taken back and nothing leads.
+// move sends a request that may get no answer. It sends it once more where the first was taken
+// back and nobody leads.
 func (k *kills) move(t *testing.T, path string, body any) {
 	t.Helper()
 	a, err := k.Call(t.Context(), "admin", "POST", path, body)
@@ -669,19 +649,28 @@ func (c *cluster) leader(ctx context.Context) (primary, standby string, err erro
 	return primary, standby, nil
 }
 
-// inOrder looks at the world: both nodes, the pooler, the lease, and at last at
-// what controld says itself.
+// inOrder looks at the world: what controld says itself, which is the cheapest question,
+// then both nodes, the pooler and the lease.
 func (c *cluster) inOrder(ctx context.Context) error {
+	if err := c.controldInOrder(ctx); err != nil {
+		return err
+	}
 	primary, standby, err := c.leader(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(
-		c.primaryInOrder(ctx, primary, standby), c.standbyInOrder(ctx, standby), c.poolerInOrder(ctx, primary, standby), c.controldInOrder(ctx),
-	)
+	if err := errors.Join(
+		c.primaryInOrder(ctx, primary, standby),
+		c.standbyInOrder(ctx, standby),
+		c.poolerInOrder(ctx, primary, standby),
+	); err != nil {
+		return err
+	}
+	return c.noLease(ctx)
 }
 
-const settings = "current_setting('archive_command') || ' ' || current_setting('restore_command') || ' ' || current_setting('synchronous_standby_names') || ' ' || current_setting('autovacuum')"
+const settings = `current_setting('archive_command') || ' ' || current_setting('restore_command') || ' ' ||
+	current_setting('synchronous_standby_names') || ' ' || current_setting('autovacuum')`
 
 func (c *cluster) primaryInOrder(ctx context.Context, primary, standby string) error {
 	var set string
@@ -692,7 +681,7 @@ func (c *cluster) primaryInOrder(ctx context.Context, primary, standby string) e
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", primary, err)
-	case set != "/bin/true   on":
+	case set != archive.PushCommand("main")+"   on":
 		return fmt.Errorf("%s leads with the settings %q", primary, set)
 	case streams != 1:
 		return fmt.Errorf("%s does not stream from %s", standby, primary)
@@ -709,7 +698,7 @@ func (c *cluster) standbyInOrder(ctx context.Context, standby string) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", standby, err)
-	case set != "/bin/true   on":
+	case set != "   on":
 		return fmt.Errorf("%s follows with the settings %q", standby, set)
 	case slots != 0:
 		return fmt.Errorf("%s is in recovery and has %d slots", standby, slots)
@@ -770,14 +759,15 @@ func (c *cluster) address(ctx context.Context, node string) (string, error) {
 	return c.Docker(ctx, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", c.Container(node))
 }
 
-func (c *cluster) controldInOrder(ctx context.Context) error {
+func (c *cluster) noLease(ctx context.Context) error {
 	out, err := c.Docker(ctx, "exec", c.Container("controld"), "sh", "-c", "test ! -e /pgbouncer/lease || cat /pgbouncer/lease")
-	if err != nil {
-		return err
+	if err == nil && out != "" {
+		err = fmt.Errorf("a lease is left: %s", out)
 	}
-	if out != "" {
-		return fmt.Errorf("a lease is left: %s", out)
-	}
+	return err
+}
+
+func (c *cluster) controldInOrder(ctx context.Context) error {
 	for _, state := range []string{"running", "incomplete"} {
 		open, err := c.operations(ctx, "state="+state)
 		if err != nil {

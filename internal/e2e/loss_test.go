@@ -21,9 +21,9 @@ const walPage = 8192
 // kernel lets the buffers of one connection grow to 36 MB on large machines.
 const held = 48 << 20
 
-// TestLossIsTold kills the primary while the standby is behind by megabytes:
-// nothing is lost where its volume can be read. Where it cannot, the loss is told
-// beforehand, as it then is, and needs to be accepted.
+// TestLossIsTold kills the primary while the standby is behind by megabytes. Nothing is lost where
+// the primary's volume can be read. Where it cannot, the loss is told beforehand, has to be
+// accepted, and is then what was told.
 func TestLossIsTold(t *testing.T) {
 	t.Parallel()
 	c := up(t)
@@ -149,7 +149,8 @@ func (c *cluster) signal(node, name, pid string) {
 // that their WAL is on the primary's disk.
 func (c *cluster) bulk(primary string, bytes int) {
 	c.t.Helper()
-	c.psql(primary, fmt.Sprintf("truncate bulk; insert into bulk select g, repeat(md5(g::text), 32) from generate_series(1, %d) g", bytes/1024))
+	c.psql(primary, fmt.Sprintf(`truncate bulk;
+		insert into bulk select g, repeat(md5(g::text), 32) from generate_series(1, %d) g`, bytes/1024))
 }
 
 func (c *cluster) lsn(node, expression string) wal.LSN {
@@ -162,8 +163,8 @@ func (c *cluster) lsn(node, expression string) wal.LSN {
 	return lsn
 }
 
-// received is up to where the standby has WAL on its disk, once its walreceiver
-// has taken what the network still held and has ended.
+// received is the position up to which the standby has WAL on its disk, once its walreceiver has
+// taken what the network still held and has ended.
 func (c *cluster) received(standby string) wal.LSN {
 	c.t.Helper()
 	err := testcluster.Poll(c.t.Context(), 20*time.Second, 50*time.Millisecond, func(ctx context.Context) error {
@@ -189,7 +190,8 @@ func (c *cluster) loseVolume(node string) {
 // endOfWAL is where the WAL of a lost volume ends; from is a record in it.
 func (c *cluster) endOfWAL(node string, timeline uint32, from wal.LSN) wal.LSN {
 	c.t.Helper()
-	out := c.helper(node, []string{"--rm"}, "sh", "-c", fmt.Sprintf("pg_waldump -p /v/lost/pg_wal -t %d -s %s 2>&1 || true", timeline, from))
+	dump := fmt.Sprintf("pg_waldump -p /v/lost/pg_wal -t %d -s %s 2>&1 || true", timeline, from)
+	out := c.helper(node, []string{"--rm"}, "sh", "-c", dump)
 	// It ends with a complaint that tells the last record and where the next one is missing.
 	complaint := out[strings.LastIndex(out, "\n")+1:]
 	var end wal.LSN

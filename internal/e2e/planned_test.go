@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -18,13 +19,14 @@ import (
 // a pause. Twenty in a row are the benchmark's business.
 func TestFailoverAndBack(t *testing.T) {
 	c := up(t)
+	const quick = 20 * time.Millisecond // the outage is held against the pause
 	for _, tt := range []struct {
 		name string
 		load probe.Config
 	}{
-		{"plain", probe.Config{}},
-		{"open transactions", probe.Config{Mode: probe.Tx}},
-		{"prepared statements", probe.Config{Mode: probe.Prepared}},
+		{"plain", probe.Config{Every: quick}},
+		{"open transactions", probe.Config{Every: quick, Mode: probe.Tx}},
+		{"prepared statements", probe.Config{Every: quick, Mode: probe.Prepared}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := c.in(t)
@@ -52,6 +54,7 @@ func TestFailbackRejoinsFirst(t *testing.T) {
 	// Supervision looks rarely, so that it is not the one that rejoins.
 	c := up(t, "CONTROLD_PREFERRED_PRIMARY=postgres_slave", "CONTROLD_OBSERVE_INTERVAL=15s")
 	c.run("/failover", nil)
+	c.justLooked()
 	c.endServer("postgres_slave")
 	w := c.writers(probe.Config{})
 	dry := c.dryRun("/failback", nil)
@@ -65,6 +68,19 @@ func TestFailbackRejoinsFirst(t *testing.T) {
 		t.Errorf("%d failed transactions: %v", s.Failed, r.Failures)
 	}
 	c.check(r, "postgres_slave")
+}
+
+// justLooked waits until supervision has looked: where it looks rarely, it now leaves time
+// for what it must not be the first to see.
+func (c *cluster) justLooked() {
+	c.t.Helper()
+	_, before := c.health()
+	c.until(2*time.Minute, func() error {
+		if _, now := c.health(); now["observed_at"] == before["observed_at"] {
+			return fmt.Errorf("observed at %v", now["observed_at"])
+		}
+		return nil
+	})
 }
 
 // endServer kills a node's server as a fault in it does: its container goes on.
@@ -97,9 +113,11 @@ func move(c *cluster, path string, load probe.Config) {
 
 	stats := r.All()
 	if stats.Failed > 0 || stats.FailedConnects > 0 {
-		t.Errorf("%s: %d failed transactions, %d failed connects: %v %v", path, stats.Failed, stats.FailedConnects, r.Failures, r.FailedConnects)
+		t.Errorf("%s: %d failed transactions, %d failed connects: %v %v",
+			path, stats.Failed, stats.FailedConnects, r.Failures, r.FailedConnects)
 	}
-	// Of the operation: a busy machine may stall the clients for longer at another time.
+	// The stall in the operation: at another time a busy machine may stall the clients for
+	// longer.
 	stall := r.Between(asked, answered).Outage
 	checkOpenings(t, path, openings, stall)
 	if after.Primary == before.Primary || after.Primary != op.Result.To {
@@ -121,7 +139,8 @@ func move(c *cluster, path string, load probe.Config) {
 	if pause <= 0 || pause > outage+noted {
 		t.Errorf("%s: the daemon says a pause of %s, the clients saw an outage of %s", path, pause, outage)
 	}
-	t.Logf("%s: pause %s, outage %s = %.1f U (U %s), old primary back after %.0f ms", path, pause, outage, float64(outage)/float64(u), u, op.Result.RejoinMS)
+	t.Logf("%s: pause %s, outage %s = %.1f U (U %s), old primary back after %.0f ms",
+		path, pause, outage, float64(outage)/float64(u), u, op.Result.RejoinMS)
 }
 
 // An opening is one fresh connection and its first answer.
@@ -157,7 +176,7 @@ func openConnections(c *cluster) *opener {
 	return o
 }
 
-// open is not ended with the load: what it began must be answered.
+// open does not end with the load: what it began must be answered.
 func (o *opener) open(dsn string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

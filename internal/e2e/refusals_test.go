@@ -29,8 +29,8 @@ type refusal struct {
 	problem string // the type's last part
 	check   string // the precheck that the dry run shows as failed; empty: it does not come to them
 	numbers []string
-	// stirs: supervision acts on such a thing too, so that the world does not
-	// stand still while it is compared.
+	// stirs: supervision acts on such a thing too. So the world does not stand still
+	// while it is compared.
 	stirs bool
 }
 
@@ -41,6 +41,17 @@ type refusal struct {
 // asked for than there is.
 func TestPlannedFailoverIsRefused(t *testing.T) {
 	t.Parallel()
+	// Much of it is waiting, so two clusters share it.
+	for half := range slices.Chunk(refusals, (len(refusals)+1)/2) {
+		t.Run("from "+half[0].name, func(t *testing.T) {
+			t.Parallel()
+			isRefused(t, half)
+		})
+	}
+}
+
+func isRefused(t *testing.T, refusals []refusal) {
+	t.Helper()
 	c := up(t,
 		"CONTROLD_POSTGRES_MAX_PREPARED_TRANSACTIONS=5", "CONTROLD_FAILOVER_MAX_LAG_BYTES=1048576",
 		"CONTROLD_FAILOVER_PAUSE_DEADLINE=2s",
@@ -107,7 +118,8 @@ var refusals = []refusal{
 		// timeline keeps supervision from overwriting the data.
 		name: "candidate of another cluster", problem: "not-streaming", check: "same-cluster", stirs: true,
 		make: func(c *cluster) func() {
-			return resetWAL(c, "postgres_slave", "printf other | dd of=global/pg_control bs=1 conv=notrunc && pg_resetwal -f -l 0000006300000000000000F0 .")
+			return resetWAL(c, "postgres_slave", "printf other | dd of=global/pg_control bs=1 conv=notrunc && "+
+				"pg_resetwal -f -l 0000006300000000000000F0 .")
 		},
 	},
 	{
@@ -131,7 +143,8 @@ var refusals = []refusal{
 		make: func(c *cluster) func() {
 			c.psql("postgres_slave", "select pg_create_physical_replication_slot('full_' || i) from generate_series(1, 10) i")
 			return func() {
-				c.psql("postgres_slave", "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'full%'")
+				c.psql("postgres_slave", `select pg_drop_replication_slot(slot_name) from pg_replication_slots
+					where slot_name like 'full%'`)
 			}
 		},
 	},
@@ -186,8 +199,9 @@ var refusals = []refusal{
 	{
 		name: "base backup", problem: "backup-running", check: "no-base-backup",
 		make: func(c *cluster) func() {
-			c.docker("exec", "-d", "-u", "5432", c.Container("postgres_slave"), "pg_basebackup", "-D", "/tmp/copy", "-X", "none", "-c", "fast",
-				"--max-rate=32k", "-d", "host="+c.Container("postgres_master")+" user=replicator passfile=/run/secrets-own/pgpass")
+			c.docker("exec", "-d", "-u", "5432", c.Container("postgres_slave"),
+				"pg_basebackup", "-D", "/tmp/copy", "-X", "none", "-c", "fast", "--max-rate=32k",
+				"-d", "host="+c.Container("postgres_master")+" user=replicator passfile=/run/secrets-own/pgpass")
 			return func() {
 				c.psql("postgres_master", "select pg_terminate_backend(pid) from pg_stat_progress_basebackup")
 			}
@@ -229,8 +243,8 @@ var refusals = []refusal{
 		},
 	},
 	{
-		// What an init reports whose container came back in the middle of a
-		// rewind; a real one cut short is the rejoin's test.
+		// An init reports this when its container came back in the middle of a rewind. A
+		// real rewind that is cut short is in the rejoin's test.
 		name: "candidate half overwritten", problem: "no-candidate",
 		make: markUnfinished,
 	},
@@ -369,7 +383,7 @@ func askForMoreSpace(c *cluster) func() {
 }
 
 func freezeContainer(c *cluster, node string) func() {
-	c.docker("pause", c.Container(node))
+	c.freeze(node)
 	return func() { c.docker("unpause", c.Container(node)) }
 }
 
@@ -399,12 +413,12 @@ func markUnfinished(c *cluster) func() {
 	}
 }
 
-// resetWAL does to a node's data, while its server is down, what the line says.
-// The node then starts as a standby that can follow nobody. A standby does not
-// start after pg_resetwal, which notes wal_level=minimal; a primary does, and
-// notes its own.
+// resetWAL does to a node's data, while its server is down, what the line says. The node then
+// starts as a standby that can follow nobody. A standby does not start after pg_resetwal, which
+// notes wal_level=minimal in pg_control. A primary does, and notes its own level. So the data
+// leads once in between.
 func resetWAL(c *cluster, node, line string) func() {
-	c.docker("pause", c.Container("controld")) // it would start the node at once
+	c.freeze("controld") // it would start the node at once
 	c.docker("stop", c.Container(node))
 	const leadOnce = `set -e; PATH=$PATH:/usr/lib/postgresql/15/bin; cd /v/data; eval "$1"; rm standby.signal
 		pg_ctl -D . -w -s -o '-c wal_level=replica -c listen_addresses= -c unix_socket_directories=/tmp' start
@@ -418,7 +432,8 @@ func resetWAL(c *cluster, node, line string) func() {
 // session runs SQL as the superuser and keeps the session open.
 func (c *cluster) session(node, sql string) (end func()) {
 	c.t.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(c.t.Context()), "docker", "exec", "-i", c.Container(node), "psql", "-XAtq", "-U", "root", "-d", "imdb")
+	cmd := exec.CommandContext(context.WithoutCancel(c.t.Context()),
+		"docker", "exec", "-i", c.Container(node), "psql", "-XAtq", "-U", "root", "-d", "imdb")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		c.t.Fatal(err)
@@ -454,10 +469,10 @@ func (c *cluster) operation(id string) operation {
 	return op
 }
 
-// picture is all of the world that a refused or undone operation has to leave
-// as it was: the orders and settings, what the servers made of them, slots,
-// roles and timelines, the pooler's configuration and its entries, and that no
-// claim on a pause is left. What does not answer says only that.
+// picture is all of the world that a refused or undone operation has to leave as it was: the
+// orders and settings, what the servers made of them, slots, roles and timelines, the pooler's
+// configuration and entries, and the absence of a lease. Of a server that does not answer it
+// says only that.
 func (c *cluster) picture() string {
 	c.t.Helper()
 	parts := []string{c.docker("exec", c.Container("controld"), "sh", "-c",
@@ -467,7 +482,8 @@ func (c *cluster) picture() string {
 			else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end
 		union all select 'slot ' || slot_name from pg_replication_slots
 		union all select name || ' = ' || setting from pg_settings
-			where name in ('archive_command', 'restore_command', 'autovacuum', 'primary_conninfo', 'primary_slot_name', 'synchronous_standby_names')
+			where name in ('archive_command', 'restore_command', 'autovacuum',
+				'primary_conninfo', 'primary_slot_name', 'synchronous_standby_names')
 		order by 1`
 	for _, n := range testcluster.Nodes {
 		parts = append(parts, "== "+n, c.lines(n, facts))

@@ -31,7 +31,7 @@ var fixedRoles = []string{"controld", "replicator", "rewind", "pooler"}
 // and user. One cluster serves all.
 func TestRoles(t *testing.T) {
 	t.Parallel()
-	c := up(t)
+	c := upAlone(t)
 	primary, _ := c.roles()
 	c.psql(primary, "create table public.theirs (n int); alter table theirs owner to app; insert into theirs values (1)")
 	for _, tt := range []struct {
@@ -52,7 +52,8 @@ func TestRoles(t *testing.T) {
 }
 
 func rootOnTheSocket(t *testing.T, c *cluster) {
-	if got := c.docker("exec", c.Container("postgres_master"), "psql", "-U", "root", "-d", "imdb", "-Atc", "select current_user"); got != "root" {
+	got := c.docker("exec", c.Container("postgres_master"), "psql", "-U", "root", "-d", "imdb", "-Atc", "select current_user")
+	if got != "root" {
 		t.Errorf("psql -U root -d imdb says %q", got)
 	}
 }
@@ -64,8 +65,9 @@ func rolesAreBound(t *testing.T, c *cluster) {
 		sql            []string
 	}{
 		{"app", "imdb", []string{
-			"create role mine", "alter role app superuser", "alter role app replication", "create database mine", "grant pg_read_server_files to app",
-			"select * from pg_authid", "select controld.pooler_lookup('app')", "create table controld.mine ()",
+			"create role mine", "alter role app superuser", "alter role app replication", "create database mine",
+			"grant pg_read_server_files to app", "select * from pg_authid",
+			"select controld.pooler_lookup('app')", "create table controld.mine ()",
 			"alter system set work_mem = '1MB'", "set role controld", "set session authorization root",
 			"copy theirs to '/tmp/theirs'", "copy theirs from program 'id'", "select pg_read_file('PG_VERSION')", "select pg_ls_dir('.')",
 			"select pg_promote()", "select pg_switch_wal()", "select pg_reload_conf()", "load '/tmp/mine.so'",
@@ -75,18 +77,20 @@ func rolesAreBound(t *testing.T, c *cluster) {
 		{"app", "template1", []string{"create table mine ()", "create schema mine"}},
 		{"controld", "imdb", []string{
 			"select * from theirs", "insert into theirs values (2)", "drop table theirs", "create table mine ()", "create schema mine",
-			"select * from pg_authid", "select controld.pooler_lookup('app')", "alter role app password 'x'", "create role mine", "set role app",
+			"select * from pg_authid", "select controld.pooler_lookup('app')",
+			"alter role app password 'x'", "create role mine", "set role app",
 			"select pg_read_file('PG_VERSION')", "select pg_read_binary_file('global/pg_control')", "select pg_ls_dir('.')",
 			"copy (select 1) to '/tmp/mine'", "copy (select 1) to program 'id'", "alter system set work_mem = '1MB'",
 		}},
 		{"rewind", "postgres", []string{
 			"create table mine ()", "create schema mine", "select * from pg_authid", "select controld.pooler_lookup('app')",
-			"select pg_read_file('PG_VERSION')", "select pg_read_binary_file('/secrets/role_app')", "select pg_read_binary_file('/run/secrets-own/pgpass')",
-			"select pg_ls_dir('/secrets')", "copy (select 1) to '/tmp/mine'", "select pg_promote()", "set role app", "alter role app password 'x'",
+			"select pg_read_file('PG_VERSION')", "select pg_read_binary_file('/secrets/role_app')",
+			"select pg_read_binary_file('/run/secrets-own/pgpass')", "select pg_ls_dir('/secrets')",
+			"copy (select 1) to '/tmp/mine'", "select pg_promote()", "set role app", "alter role app password 'x'",
 		}},
 		{"pooler", "imdb", []string{
-			"select * from theirs", "select * from pg_authid", "create table mine ()", "create schema mine", "select pg_read_file('PG_VERSION')",
-			"select pg_promote()", "alter role app password 'x'", "set role app",
+			"select * from theirs", "select * from pg_authid", "create table mine ()", "create schema mine",
+			"select pg_read_file('PG_VERSION')", "select pg_promote()", "alter role app password 'x'", "set role app",
 			"create or replace function controld.pooler_lookup(text) returns text language sql as 'select null'",
 		}},
 	} {
@@ -164,7 +168,9 @@ func nobodyIsTrusted(t *testing.T, c *cluster) {
 		if got != "" {
 			t.Errorf("%s: pg_hba.conf has %s", node, got)
 		}
-		if got := c.psql(node, "select string_agg(rolname, ',') from pg_authid where rolcanlogin and rolpassword is not null and rolpassword not like 'SCRAM-SHA-256$%'"); got != "" {
+		got = c.psql(node, `select string_agg(rolname, ',') from pg_authid
+			where rolcanlogin and rolpassword is not null and rolpassword not like 'SCRAM-SHA-256$%'`)
+		if got != "" {
 			t.Errorf("%s: these have no SCRAM verifier: %s", node, got)
 		}
 		if got := c.psql(node, "select string_agg(rolname, ',') from pg_authid where rolsuper"); got != "root" {
@@ -178,14 +184,16 @@ func lookupIsBound(t *testing.T, c *cluster) {
 	c.psql(primary, `create role boss login superuser password 'x'; create role copier login replication password 'x';
 		create role late login password 'x' valid until '2001-01-01'; create role crowd password 'x'`)
 	conn := c.connect(c.NodeDSN(primary, "pooler", "imdb"))
-	for _, role := range append([]string{"root", "postgres", "boss", "copier", "late", "crowd", "nosuch", "pg_monitor", "' or true --"}, fixedRoles...) {
+	others := []string{"root", "postgres", "boss", "copier", "late", "crowd", "nosuch", "pg_monitor", "' or true --"}
+	for _, role := range append(others, fixedRoles...) {
 		var n int
 		if err := conn.QueryRow(t.Context(), "select count(*) from controld.pooler_lookup($1)", role).Scan(&n); err != nil || n != 0 {
 			t.Errorf("lookup of %s: %d rows, %v", role, n, err)
 		}
 	}
 	var name, verifier string
-	if err := conn.QueryRow(t.Context(), "select usename, passwd from controld.pooler_lookup('app')").Scan(&name, &verifier); err != nil || name != "app" || !strings.HasPrefix(verifier, "SCRAM-SHA-256$") {
+	err := conn.QueryRow(t.Context(), "select usename, passwd from controld.pooler_lookup('app')").Scan(&name, &verifier)
+	if err != nil || name != "app" || !strings.HasPrefix(verifier, "SCRAM-SHA-256$") {
 		t.Errorf("lookup of app: %s, %v", name, err)
 	}
 	c.psql(primary, "drop role boss; drop role copier; drop role late; drop role crowd")
@@ -198,7 +206,8 @@ func shadowedFunctions(t *testing.T, c *cluster) {
 	for _, sql := range []string{
 		"create schema trap",
 		`create function trap.pg_current_xact_id() returns xid8 language plpgsql as $$ begin raise 'run by %', current_user; end $$`,
-		`create function trap.pg_logical_emit_message(boolean, text, text) returns pg_lsn language plpgsql as $$ begin raise 'run by %', current_user; end $$`,
+		`create function trap.pg_logical_emit_message(boolean, text, text) returns pg_lsn language plpgsql
+			as $$ begin raise 'run by %', current_user; end $$`,
 		"grant usage on schema trap to public",
 		"alter database imdb set search_path = trap, public, pg_catalog",
 	} {
@@ -214,9 +223,9 @@ func shadowedFunctions(t *testing.T, c *cluster) {
 	c.waitOK(30 * time.Second)
 }
 
-// changedPassword: PgBouncer looks a password up at each login. Sessions that
-// are open go on, also when a failover makes PgBouncer log in anew for them: by
-// then somebody has come with the new password, which it needs for that.
+// changedPassword: PgBouncer looks a password up at each login. Sessions that are open go on, also
+// when a failover makes PgBouncer log in anew for them. For that it needs that somebody has come
+// with the new password by then.
 func changedPassword(t *testing.T, c *cluster) {
 	primary, _ := c.roles()
 	w := c.writers(probe.Config{Workers: 4})
@@ -239,7 +248,8 @@ func changedPassword(t *testing.T, c *cluster) {
 	time.Sleep(200 * time.Millisecond)
 	r := w.Stop()
 	if s := r.All(); s.Failed > 0 || s.FailedConnects > 0 {
-		t.Errorf("%d failed transactions, %d failed connects of the open sessions: %v %v", s.Failed, s.FailedConnects, r.Failures, r.FailedConnects)
+		t.Errorf("%d failed transactions, %d failed connects of the open sessions: %v %v",
+			s.Failed, s.FailedConnects, r.Failures, r.FailedConnects)
 	}
 	c.psql(op.Result.To, "alter role app password '"+c.Password("role_app")+"'")
 	c.check(r, op.Result.To)
@@ -268,7 +278,8 @@ func furtherDatabase(t *testing.T, c *cluster) {
 		for i, w := range writers {
 			r := w.Stop()
 			if s := r.All(); s.Failed > 0 || s.FailedConnects > 0 {
-				t.Errorf("database %d: %d failed transactions, %d failed connects: %v %v", i, s.Failed, s.FailedConnects, r.Failures, r.FailedConnects)
+				t.Errorf("database %d: %d failed transactions, %d failed connects: %v %v",
+					i, s.Failed, s.FailedConnects, r.Failures, r.FailedConnects)
 			}
 			if i == 0 {
 				c.check(r, op.Result.To)
@@ -286,7 +297,8 @@ func furtherDatabase(t *testing.T, c *cluster) {
 		t.Errorf("reader looks passwords up: SQLSTATE %q", state)
 	}
 	// Each database is its own: the owner of one is a stranger in the other.
-	if state := sqlState(execute(t, c.connect(as(c.DatabaseURL, "reader", "reader-password")), "create table mine ()")); state != notAllowed {
+	stranger := c.connect(as(c.DatabaseURL, "reader", "reader-password"))
+	if state := sqlState(execute(t, stranger, "create table mine ()")); state != notAllowed {
 		t.Errorf("reader creates tables in imdb: SQLSTATE %q", state)
 	}
 }

@@ -19,17 +19,17 @@ import (
 // secretNames are the files of the secrets directory.
 var secretNames = []string{
 	"role_app", "role_controld", "role_replicator", "role_rewind", "role_pooler",
-	"redis_password", "token_viewer", "token_operator", "token_admin",
+	"redis_password", "backup_passphrase", "token_viewer", "token_operator", "token_admin",
 }
 
-var services = []string{"postgres_master", "postgres_slave", "pgbouncer", "redis", "controld"}
+var services = []string{"postgres_master", "postgres_slave", "pgbouncer", "pgbackrest", "redis", "controld"}
 
 // TestSecretsStaySecret looks for every secret wherever one could leak, after
 // a life with everything in it that handles them: first start, base backup,
 // rewind, failovers planned and not, refused logins and requests.
 func TestSecretsStaySecret(t *testing.T) {
 	t.Parallel()
-	c := up(t)
+	c := upAlone(t, "CONTROLD_BACKUP_ENCRYPTION=aes-256-cbc")
 	stop := c.watchProcesses()
 	_, standby := c.roles()
 	c.anew(standby, "basebackup")
@@ -38,9 +38,11 @@ func TestSecretsStaySecret(t *testing.T) {
 	c.signalPostgres(standby, "KILL") // and not its container, which is watched
 	c.anew(standby, "rewind")
 	c.run("/failover", nil)
+	c.run("/backups", nil)
 	c.waitOK(time.Minute)
 	processes := stop()
-	for _, program := range []string{"pg_basebackup", "pg_rewind", "walreceiver", "pgbouncer", "redis-server", "controld serve"} {
+	for _, program := range []string{"pg_basebackup", "pg_rewind", "walreceiver", "pgbouncer", "redis-server", "controld serve",
+		"pgbackrest --stanza=main"} {
 		if !strings.Contains(processes, program) {
 			t.Errorf("%s was not seen to run: this test would prove nothing", program)
 		}
@@ -49,7 +51,11 @@ func TestSecretsStaySecret(t *testing.T) {
 	c.kill(primary)
 	c.run("/failover", nil)
 	c.waitOK(time.Minute)
-	for _, dsn := range []string{as(c.DatabaseURL, "app", "wrong"), c.PoolerDSN("replicator", "imdb"), c.NodeDSN(standby, "rewind", "imdb")} {
+	for _, dsn := range []string{
+		as(c.DatabaseURL, "app", "wrong"),
+		c.PoolerDSN("replicator", "imdb"),
+		c.NodeDSN(standby, "rewind", "imdb"),
+	} {
 		if err := login(t, dsn); err == nil {
 			t.Error("a login that must fail did not")
 		}
@@ -68,8 +74,9 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 	for service, dirs := range map[string][]string{
 		// Orders, settings, the pooler's configuration, the journal, all of both data volumes.
-		"controld": {"/orders", "/pgbouncer", "/var/lib/controld", "/pg/node1", "/pg/node2"},
-		"redis":    {"/data"},
+		"controld": {"/orders", "/pgbouncer", "/var/lib/controld", "/pg/node1", "/pg/node2",
+			"/control", "/var/lib/pgbackrest"},
+		"redis": {"/data"},
 	} {
 		c.filesHoldNoSecret(service, dirs)
 	}
@@ -99,7 +106,10 @@ func (c *cluster) anew(node, method string) {
 func (c *cluster) answers() string {
 	c.t.Helper()
 	var out strings.Builder
-	for _, path := range []string{"/", "/health", "/cluster", "/operations?limit=500", "/metrics", "/openapi.yaml", "/docs", "/nodes/postgres_master/primary"} {
+	for _, path := range []string{
+		"/", "/health", "/cluster", "/backups", "/operations?limit=500", "/metrics",
+		"/openapi.yaml", "/docs", "/nodes/postgres_master/primary",
+	} {
 		out.Write(c.call("viewer", "GET", path, nil).Body)
 	}
 	secret := c.Password("token_admin")
@@ -127,7 +137,8 @@ func (c *cluster) holdsNoSecret(where, text string) {
 func (c *cluster) filesHoldNoSecret(service string, dirs []string) {
 	c.t.Helper()
 	search := func(pattern string) string {
-		cmd := exec.CommandContext(c.t.Context(), "docker", append([]string{"exec", "-i", c.Container(service), "grep", "-rlaF", "-f", "-"}, dirs...)...)
+		grep := append([]string{"exec", "-i", c.Container(service), "grep", "-rlaF", "-f", "-"}, dirs...)
+		cmd := exec.CommandContext(c.t.Context(), "docker", grep...)
 		cmd.Stdin = strings.NewReader(pattern + "\n")
 		out, _ := cmd.Output() // grep fails where it finds nothing, and where a file vanishes meanwhile
 		return string(out)
@@ -152,14 +163,18 @@ func (c *cluster) watchProcesses() (stop func() string) {
 	}
 	var all []*watched
 	for _, service := range services {
-		// Only the nodes have processes that come and go. The arguments of a
+		// Only these have processes that come and go. The arguments of a
 		// process are parted by a zero byte.
 		every := "1"
-		if strings.HasPrefix(service, "postgres_") {
+		if strings.HasPrefix(service, "postgres_") || service == "pgbackrest" {
 			every = "0.05"
 		}
 		w := &watched{cmd: exec.Command("docker", "exec", c.Container(service), "sh", "-c",
-			`until [ -e /tmp/seen ]; do cat /proc/[0-9]*/cmdline /proc/1/environ 2>/dev/null; echo; sleep `+every+`; done | tr '\0' ' ' | sort -u`)}
+			`until [ -e /tmp/seen ]; do
+				cat /proc/[0-9]*/cmdline /proc/1/environ 2>/dev/null
+				echo
+				sleep `+every+`
+			done | tr '\0' ' ' | sort -u`)}
 		w.cmd.Stdout = &w.out
 		if err := w.cmd.Start(); err != nil {
 			c.t.Fatal(err)
@@ -184,13 +199,24 @@ func (c *cluster) watchProcesses() (stop func() string) {
 func secretsBelongToTheirServices(c *cluster) {
 	c.t.Helper()
 	dir := filepath.Join(c.Root, ".controld", "secrets-"+c.Prefix)
-	for path, want := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, "role_app"): 0o600, filepath.Join(dir, "token_admin"): 0o600} {
+	for path, want := range map[string]os.FileMode{
+		dir:                               0o700,
+		filepath.Join(dir, "role_app"):    0o600,
+		filepath.Join(dir, "token_admin"): 0o600,
+	} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
 			c.t.Errorf("%s: mode %v, want %v: %v", path, info.Mode().Perm(), want, err)
 		}
 	}
-	for service, user := range map[string]string{"postgres_master": "postgres", "postgres_slave": "postgres", "pgbouncer": "postgres", "redis": "redis"} {
-		found := c.docker("exec", c.Container(service), "find", "/run/secrets-own", "(", "-type", "f", "-o", "-type", "d", ")", "-printf", `%u %m %p\n`)
+	for service, user := range map[string]string{
+		"postgres_master": "postgres",
+		"postgres_slave":  "postgres",
+		"pgbouncer":       "postgres",
+		"pgbackrest":      "postgres",
+		"redis":           "redis",
+	} {
+		found := c.docker("exec", c.Container(service),
+			"find", "/run/secrets-own", "(", "-type", "f", "-o", "-type", "d", ")", "-printf", `%u %m %p\n`)
 		if !strings.Contains(found, "\n") {
 			c.t.Errorf("%s has no secrets of its own: %s", service, found)
 		}
@@ -227,7 +253,7 @@ func onlyEnvPrints(c *cluster) {
 // a trace in the first.
 func TestClustersSideBySide(t *testing.T) {
 	t.Parallel()
-	c := up(t)
+	c := upAlone(t)
 	before := c.containers(services...)
 	if err := c.Script(t.Context(), "up.sh"); err != nil {
 		t.Fatal(err)
@@ -237,18 +263,28 @@ func TestClustersSideBySide(t *testing.T) {
 	}
 	wrongSetting := c.command(t.Context(), filepath.Join(c.Root, "deploy/compose/up.sh"))
 	wrongSetting.Env = append(slices.Clone(c.Env), "CONTROLD_OBSERVE_INTERVAL=1h")
-	if out, err := wrongSetting.CombinedOutput(); err == nil || !strings.Contains(string(out), "observe.interval") || !strings.Contains(string(out), "Nothing was started or stopped") {
+	out, err := wrongSetting.CombinedOutput()
+	if said := string(out); err == nil || !strings.Contains(said, "observe.interval") ||
+		!strings.Contains(said, "Nothing was started or stopped") {
 		t.Errorf("up.sh with a wrong setting: %v\n%s", err, out)
 	}
 	if after := c.containers(services...); after != before {
 		t.Errorf("up.sh with a wrong setting changed what runs:\n%s\nwas\n%s", after, before)
+	}
+	failingCompose := c.command(t.Context(), filepath.Join(c.Root, "deploy/compose/up.sh"))
+	failingCompose.Env = append(slices.Clone(c.Env), "PATH="+composeThatFails(t)+":"+os.Getenv("PATH"))
+	if out, err := failingCompose.CombinedOutput(); err == nil {
+		t.Errorf("up.sh with a compose that fails ended well:\n%s", out)
+	}
+	if after := c.containers(services...); after != before {
+		t.Errorf("up.sh with a compose that fails changed what runs:\n%s\nwas\n%s", after, before)
 	}
 	c.Env = append(c.Env, "CONTROLD_LOG_LEVEL=debug")
 	if err := c.Script(t.Context(), "up.sh"); err != nil {
 		t.Fatal(err)
 	}
 	c.waitOK(time.Minute)
-	if kept := c.containers(services[:4]...); !strings.HasPrefix(before, kept) {
+	if kept := c.containers(services[:5]...); !strings.HasPrefix(before, kept) {
 		t.Errorf("a changed setting of controld touched the others:\n%s\nwas\n%s", kept, before)
 	}
 	if all := c.containers(services...); all == before {
@@ -259,11 +295,31 @@ func TestClustersSideBySide(t *testing.T) {
 	if !t.Run("a second cluster", func(t *testing.T) { secondCluster(t, c.Prefix) }) {
 		return
 	}
-	if kept := c.containers(services[:4]...); !strings.HasPrefix(before, kept) {
+	if kept := c.containers(services[:5]...); !strings.HasPrefix(before, kept) {
 		t.Errorf("the second cluster touched the first:\n%s\nwas\n%s", kept, before)
 	}
 	c.waitOK(10 * time.Second)
 	c.run("/failover", nil)
+}
+
+// composeThatFails makes a directory for PATH in which compose, also as docker's plugin,
+// exits with 3.
+func composeThatFails(t *testing.T) string {
+	t.Helper()
+	docker, err := exec.LookPath("docker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		"docker-compose": "exit 3",
+		"docker":         `[ "$1" != compose ] || exit 3; exec ` + docker + ` "$@"`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil { //nolint:gosec // it is run
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // containers are the identities and starts of services' containers.
@@ -308,7 +364,7 @@ func takenPorts(t *testing.T, c *cluster) {
 
 // secondCluster comes and goes beside the first.
 func secondCluster(t *testing.T, first string) {
-	c := up(t)
+	c := upAlone(t)
 	c.run("/failover", nil)
 	if err := c.Destroy(t.Context()); err != nil {
 		t.Fatal(err)

@@ -68,12 +68,16 @@ func syncPlanned(t *testing.T, c *cluster) {
 // started again at once.
 func syncStandbyGone(_ *testing.T, c *cluster) {
 	_, standby := c.roles()
-	c.blocksAndFlows(standby, func() { c.docker("rm", "-f", c.Container(standby)) }, func() { c.compose("up", "-d", "--no-recreate", standby) })
+	remove := func() { c.docker("rm", "-f", c.Container(standby)) }
+	makeAnew := func() { c.compose("up", "-d", "--no-recreate", standby) }
+	c.blocksAndFlows(standby, remove, makeAnew)
 }
 
 func syncStandbyFrozen(_ *testing.T, c *cluster) {
 	_, standby := c.roles()
-	c.blocksAndFlows(standby, func() { c.docker("pause", c.Container(standby)) }, func() { c.docker("unpause", c.Container(standby)) })
+	freeze := func() { c.freeze(standby) }
+	thaw := func() { c.docker("unpause", c.Container(standby)) }
+	c.blocksAndFlows(standby, freeze, thaw)
 }
 
 // blocksAndFlows takes the standby away under load: commits stop, and go on
@@ -94,7 +98,8 @@ func (c *cluster) blocksAndFlows(standby string, takeAway, giveBack func()) {
 	r := w.Stop()
 	s := r.Since(gone)
 	if s.Failed > 0 || s.Outage.Length() > blockedAtMost {
-		c.t.Errorf("without %s commits blocked for %s (at most %s is allowed), %d failed: %v", standby, s.Outage.Length(), blockedAtMost, s.Failed, r.Failures)
+		c.t.Errorf("without %s commits blocked for %s (at most %s is allowed), %d failed: %v",
+			standby, s.Outage.Length(), blockedAtMost, s.Failed, r.Failures)
 	}
 	c.check(r, primary)
 	c.t.Logf("commits blocked for %s", s.Outage.Length())
@@ -120,9 +125,8 @@ func syncVolumeGone(t *testing.T, c *cluster) {
 	c.waitSync()
 }
 
-// syncForced is the one case of a forced failover: the standby lacks commits
-// that were acknowledged after the wait for it was lifted, and they cannot be
-// salvaged.
+// syncForced is the one case in which a failover has to be forced. The standby lacks commits that
+// were acknowledged after the wait for it was lifted, and they cannot be salvaged.
 func syncForced(t *testing.T, c *cluster) {
 	primary, standby := c.roles()
 	c.psql(primary, "create table forced (n int)")
@@ -159,8 +163,7 @@ func syncForced(t *testing.T, c *cluster) {
 	c.waitSync()
 }
 
-// changedSettings: a mode and sizes that were changed are brought into line
-// without a failover or a restart.
+// changedSettings: a changed mode and changed sizes take effect without a failover or a restart.
 func changedSettings(t *testing.T, c *cluster) {
 	c.Env = slices.DeleteFunc(c.Env, func(s string) bool { return strings.HasPrefix(s, "CONTROLD_REPLICATION_MODE=") })
 	c.Env = append(c.Env, "CONTROLD_REPLICATION_MODE=async", "CONTROLD_POSTGRES_MAX_WAL_SIZE=3GB", "CONTROLD_POOLER_POOL_SIZE=7")

@@ -49,7 +49,7 @@ func TestPlannedFailoverIsUndone(t *testing.T) {
 	}
 }
 
-// lateTransaction: what blocks PAUSE is named, goes on, and commits; the other
+// lateTransaction: the transaction that blocks PAUSE is named, goes on, and commits. The other
 // clients are held for the deadline at the most, and nothing has changed.
 func lateTransaction(c *cluster) {
 	t := c.t
@@ -61,7 +61,7 @@ func lateTransaction(c *cluster) {
 	c.arm("Session.Checkpoint", "hang") // the prechecks are over by then
 	asked := c.ask("/failover", map[string]any{"mode": "planned"})
 	c.waitHung()
-	// One on the server itself, which PAUSE does not wait for, is not the culprit.
+	// A transaction on the server itself is not the culprit: PAUSE does not wait for it.
 	direct := c.connect(c.NodeDSN(primary, "app", "imdb"))
 	if _, err := direct.Exec(t.Context(), "begin"); err != nil {
 		t.Fatal(err)
@@ -184,8 +184,8 @@ func cancelled(c *cluster) {
 	c.unchanged(before)
 }
 
-// TestRequests: what a caller may rely on who asks twice, at the same time as
-// another, without waiting, or who leaves.
+// TestRequests: what callers may rely on who ask twice, at the same time as another, without
+// waiting, or who leave.
 func TestRequests(t *testing.T) {
 	t.Parallel()
 	c := up(t, "CONTROLD_FAILOVER_PAUSE_DEADLINE=5s")
@@ -212,8 +212,9 @@ func oneAtATime(c *cluster) {
 	id := c.reaches("pause pooler")
 	a := c.call("operator", "POST", "/failback", map[string]any{"reason": "the second"})
 	p := decode(t, a)
-	if a.Status != 409 || p.Type != "/problems/operation-running" || !strings.Contains(p.Detail, id) || a.Header.Get("Location") != "/operations/"+id {
-		t.Errorf("the second: %d %s, Location %s, want the name of %s", a.Status, a.Body, a.Header.Get("Location"), id)
+	location := a.Header.Get("Location")
+	if a.Status != 409 || p.Type != "/problems/operation-running" || !strings.Contains(p.Detail, id) || location != "/operations/"+id {
+		t.Errorf("the second: %d %s, Location %s, want the name of %s", a.Status, a.Body, location, id)
 	}
 	release()
 	if op := first.succeeded(t); op.ID != id {
@@ -353,7 +354,9 @@ func slowArchive(c *cluster) {
 	c.waitOK(time.Minute)
 	primary, standby := c.roles()
 	c.docker("exec", c.Container(primary), "sh", "-c",
-		`mv /bin/true /bin/true.quick && printf '#!/bin/sh\nsleep 12\n' >/bin/true && chmod 755 /bin/true`)
+		`cd /usr/local/bin && mv pgbackrest quick &&
+			printf '#!/bin/sh\nsleep 12\nexec /usr/bin/pgbackrest "$@"\n' >pgbackrest &&
+			chmod 755 pgbackrest`)
 	const waiting = "select string_agg(name, ' ' order by name) from pg_ls_archive_statusdir() where name like '%.ready'"
 	w := c.writers(probe.Config{})
 	c.until(10*time.Second, func() error {
@@ -370,7 +373,7 @@ func slowArchive(c *cluster) {
 		t.Errorf("a pause of %.0f ms", op.Result.PauseMS)
 	}
 	c.waitOK(time.Minute)
-	c.docker("exec", c.Container(primary), "mv", "/bin/true.quick", "/bin/true")
+	c.docker("exec", c.Container(primary), "mv", "/usr/local/bin/quick", "/usr/local/bin/pgbackrest")
 	t.Logf("pause %.0f ms, old primary back after %.0f ms with %v", op.Result.PauseMS, op.Result.RejoinMS, ready)
 	c.run("/failover", map[string]any{"mode": "planned"})
 	c.until(30*time.Second, func() error {
@@ -383,15 +386,16 @@ func slowArchive(c *cluster) {
 		return nil
 	})
 	for _, name := range ready {
-		archived := c.psql(primary, "select count(*) from pg_ls_archive_statusdir() where name = '"+strings.TrimSuffix(name, ".ready")+".done'")
+		done := strings.TrimSuffix(name, ".ready") + ".done"
+		archived := c.psql(primary, "select count(*) from pg_ls_archive_statusdir() where name = '"+done+"'")
 		if archived != "1" {
 			t.Errorf("%s was not archived", name)
 		}
 	}
 }
 
-// TestWrongPrimaries: two nodes that lead, none, and none but standbys are
-// recognised, named, and answered with what to do; doing it works.
+// TestWrongPrimaries: two nodes that lead, no node, and nothing but standbys are recognised and
+// named. The answer says what to do, and doing it works.
 func TestWrongPrimaries(t *testing.T) {
 	t.Parallel()
 	c := up(t)

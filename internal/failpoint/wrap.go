@@ -38,6 +38,14 @@ func (e engine) Kill(ctx context.Context, c string) error {
 	return e.hook("Engine.Kill", func() error { return e.Engine.Kill(ctx, c) })
 }
 
+func (e engine) Exec(ctx context.Context, c string, command []string, stdin string) (out string, err error) {
+	err = e.hook("Engine.Exec", func() error {
+		out, err = e.Engine.Exec(ctx, c, command, stdin)
+		return err
+	})
+	return out, err
+}
+
 func (e engine) Disconnect(ctx context.Context, c string) error {
 	return e.hook("Engine.Disconnect", func() error { return e.Engine.Disconnect(ctx, c) })
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"controld/internal/cluster"
+	"controld/internal/health"
 )
 
 // collector shows the last observation at the moment of the scrape.
@@ -16,26 +17,36 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	up             = describe("pg_up", "Whether the node's server answered.", "node")
-	isReplica      = describe("pg_replication_is_replica", "Whether the server is in recovery.", "node")
-	lagBytes       = describe("pg_replication_lag_bytes", "The primary's WAL that the standby has not replayed.", "node")
-	lagSeconds     = describe("pg_replication_lag_seconds", "Age of the last replayed commit; 0 when all that was received is replayed.", "node")
-	timeline       = describe("pg_timeline", "The node's timeline.", "node")
-	walPosition    = describe("pg_wal_position_bytes", "Where the server stands in the WAL.", "node", "position")
-	slotLag        = describe("pg_replication_slots_pg_wal_lsn_diff", "WAL in bytes that a replication slot holds back.", "node", "slot_name")
-	slotActive     = describe("pg_replication_slots_active", "Whether somebody streams by the slot.", "node", "slot_name")
-	archiveReady   = describe("pg_archive_ready_segments", "Segments that wait to be archived.", "node")
-	archiveFailed  = describe("pg_stat_archiver_failed_count", "Failed calls of archive_command since the statistics were reset.", "node")
-	oldest         = describe("pg_oldest_transaction_age_seconds", "Age of the client's transaction that is open longest; 0 when there is none.", "node")
-	role           = describe("controld_node_role", "1 for the role that the node's server has, 0 for the others.", "node", "role")
-	running        = describe("controld_node_container_running", "Whether the node's container runs and is not frozen.", "node")
-	fenced         = describe("controld_node_fenced", "Whether the node's order is withdrawn: it may not start.", "node")
+	up         = describe("pg_up", "Whether the node's server answered.", "node")
+	isReplica  = describe("pg_replication_is_replica", "Whether the server is in recovery.", "node")
+	lagBytes   = describe("pg_replication_lag_bytes", "The primary's WAL that the standby has not replayed.", "node")
+	lagSeconds = describe("pg_replication_lag_seconds",
+		"Age of the last replayed commit; 0 when all that was received is replayed.", "node")
+
+	timeline    = describe("pg_timeline", "The node's timeline.", "node")
+	walPosition = describe("pg_wal_position_bytes", "Where the server stands in the WAL.", "node", "position")
+
+	slotActive = describe("pg_replication_slots_active", "Whether somebody streams by the slot.", "node", "slot_name")
+	slotLag    = describe("pg_replication_slots_pg_wal_lsn_diff",
+		"WAL in bytes that a replication slot holds back.", "node", "slot_name")
+
+	archiveReady  = describe("pg_archive_ready_segments", "Segments that wait to be archived.", "node")
+	archiveFailed = describe("pg_stat_archiver_failed_count", "Failed calls of archive_command since the statistics were reset.", "node")
+
+	oldest = describe("pg_oldest_transaction_age_seconds",
+		"Age of the client's transaction that is open longest; 0 when there is none.", "node")
+
+	role    = describe("controld_node_role", "1 for the role that the node's server has, 0 for the others.", "node", "role")
+	running = describe("controld_node_container_running", "Whether the node's container runs and is not frozen.", "node")
+	fenced  = describe("controld_node_fenced", "Whether the node's order is withdrawn: it may not start.", "node")
+
 	writable       = describe("controld_cluster_writable", "Whether clients can write: health is ok or degraded.")
-	status         = describe("controld_component_status", "1 for the status that the component has, 0 for the others.", "component", "status")
 	observationAge = describe("controld_observation_age_seconds", "How old the last observation is.")
 	poolerUp       = describe("controld_pooler_up", "Whether the pooler's console answered.")
 	poolerPaused   = describe("controld_pooler_database_paused", "Whether the entry's clients are held.", "database")
 	redisUp        = describe("controld_redis_up", "Whether redis answered.")
+	status         = describe("controld_component_status",
+		"1 for the status that the component has, 0 for the others.", "component", "status")
 )
 
 var all = []*prometheus.Desc{
@@ -53,11 +64,11 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect sends the last observation. Before the first there is nothing to say
 // but that nothing is writable.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	view, health := c.source.View(), c.source.Health()
+	view, report := c.source.View(), c.source.Health()
 	g := gauges(ch)
-	g.flag(writable, health.Status != cluster.HealthDown)
-	for _, component := range health.Components {
-		for _, s := range []cluster.HealthStatus{cluster.HealthOK, cluster.HealthDegraded, cluster.HealthDown} {
+	g.flag(writable, report.Status != health.Down)
+	for _, component := range report.Components {
+		for _, s := range []health.Status{health.OK, health.Degraded, health.Down} {
 			g.flag(status, component.Status == s, component.Name, string(s))
 		}
 	}
@@ -72,7 +83,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, d := range view.Pooler.Databases {
 		g.flag(poolerPaused, d.Paused, d.Name)
 	}
-	g.flag(redisUp, view.Redis.OK)
+	g.flag(redisUp, c.source.Redis().OK)
 }
 
 type gauges chan<- prometheus.Metric

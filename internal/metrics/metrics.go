@@ -17,13 +17,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"controld/internal/cluster"
+	"controld/internal/health"
 	"controld/internal/operation"
 )
 
-// A Source is where the present state comes from. Neither call blocks.
+// A Source is where the present state comes from. No call blocks.
 type Source interface {
 	View() cluster.View
-	Health() cluster.Health
+	Health() health.Report
+	Redis() health.Part
 }
 
 // Events is where operations report to.
@@ -58,7 +60,8 @@ func New(source Source, running Running, version, goVersion string, log *slog.Lo
 			Buckets: []float64{0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 60, 300, 1800},
 		}, []string{"kind", "mode", "state"}),
 		pauses: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "controld_failover_pause_seconds", Help: "How long clients were held by a failover or failback, from PAUSE answered to RESUME sent.",
+			Name:    "controld_failover_pause_seconds",
+			Help:    "How long clients were held by a failover or failback, from PAUSE answered to RESUME sent.",
 			Buckets: pauseBuckets,
 		}, []string{"kind", "mode"}),
 		steps: prometheus.NewHistogramVec(prometheus.HistogramOpts{

@@ -15,14 +15,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"controld/internal/cluster"
+	"controld/internal/health"
 	"controld/internal/operation"
 )
 
 type source struct{ view cluster.View }
 
 func (s source) View() cluster.View { return s.view }
-func (s source) Health() cluster.Health {
-	return cluster.Health{Status: cluster.HealthDegraded, Components: []cluster.ComponentHealth{{Name: "redis", Status: cluster.HealthDown}}}
+func (s source) Redis() health.Part { return health.Part{} }
+func (s source) Health() health.Report {
+	redis := health.Component{Name: "redis", Status: health.Down}
+	return health.Report{Status: health.Degraded, Components: []health.Component{redis}}
 }
 
 // Open has a copy under way, where there is a view at all.
@@ -30,8 +33,9 @@ func (s source) Open() []operation.Record {
 	if s.view.At.IsZero() {
 		return nil
 	}
+	quarter := operation.Progress{Phase: "copy", Done: 25, Total: 100, Unit: "bytes", Rate: 5}
 	return []operation.Record{
-		{Kind: "rejoin", State: operation.Running, Progress: &operation.Progress{Phase: "copy", Done: 25, Total: 100, Unit: "bytes", Rate: 5}},
+		{Kind: "rejoin", State: operation.Running, Progress: &quarter},
 		{Kind: "failover", State: operation.Running, WaitsFor: "x"},
 	}
 }
@@ -99,12 +103,16 @@ func TestOperationsAreCounted(t *testing.T) {
 	begin := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	m.Ended(operation.Record{
 		Kind: "failover", Mode: "planned", State: operation.Succeeded, StartedAt: begin, EndedAt: begin.Add(2 * time.Second),
-		Steps:  []operation.StepRecord{{Name: "pause pooler", State: operation.StepDone, Duration: 12 * time.Millisecond}, {Name: "x", State: operation.StepPending}},
+		Steps: []operation.StepRecord{
+			{Name: "pause pooler", State: operation.StepDone, Duration: 12 * time.Millisecond},
+			{Name: "x", State: operation.StepPending},
+		},
 		Result: map[string]any{"pause_ms": 290.5, "lost_bytes": int64(0)},
 	})
 	m.Ended(operation.Record{Kind: "failover", Mode: "emergency", State: operation.Succeeded, StartedAt: begin, EndedAt: begin,
 		Result: map[string]any{"pause_ms": 400, "lost_bytes": float64(8192), "estimate": true}})
-	m.Ended(operation.Record{Kind: "failover", Mode: "planned", State: operation.Undone, StartedAt: begin, EndedAt: begin, Result: map[string]any{"pause_ms": 100}})
+	m.Ended(operation.Record{Kind: "failover", Mode: "planned", State: operation.Undone, StartedAt: begin, EndedAt: begin,
+		Result: map[string]any{"pause_ms": 100}})
 	out := scrape(t, m)
 	for _, line := range []string{
 		`controld_operations_total{kind="failover",mode="planned",state="succeeded"} 1`,
@@ -124,7 +132,8 @@ func TestOperationsAreCounted(t *testing.T) {
 
 func TestNamesAreClean(t *testing.T) {
 	m := New(sample(), sample(), "", "", quiet())
-	m.Ended(operation.Record{Kind: "failover", Mode: "planned", State: operation.Succeeded, Result: map[string]any{"pause_ms": 1.0, "lost_bytes": 1}})
+	m.Ended(operation.Record{Kind: "failover", Mode: "planned", State: operation.Succeeded,
+		Result: map[string]any{"pause_ms": 1.0, "lost_bytes": 1}})
 	problems, err := testutil.GatherAndLint(m.registry)
 	if err != nil {
 		t.Fatal(err)
@@ -202,12 +211,13 @@ func TestRunSubscribesAnew(t *testing.T) {
 		go func() { done <- m.Run(ctx, events) }()
 		close(<-events.streams)
 		second := <-events.streams
-		second <- operation.Event{Type: "step", Record: operation.Record{Kind: "rejoin", State: operation.Succeeded, EndedAt: time.Now()}}
+		ended := operation.Record{Kind: "rejoin", State: operation.Succeeded, EndedAt: time.Now()}
+		second <- operation.Event{Type: "step", Record: ended}
 		synctest.Wait()
 		second <- operation.Event{Type: "operation", Record: operation.Record{Kind: "rejoin", State: operation.Running}}
 		second <- operation.Event{Type: "operation", Record: operation.Record{Kind: "failover", State: operation.Incomplete}}
 		synctest.Wait()
-		second <- operation.Event{Type: "operation", Record: operation.Record{Kind: "rejoin", State: operation.Succeeded, EndedAt: time.Now()}}
+		second <- operation.Event{Type: "operation", Record: ended}
 		synctest.Wait()
 		cancel()
 		if err := <-done; err != nil {

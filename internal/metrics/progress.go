@@ -18,8 +18,9 @@ type progressCollector struct{ running Running }
 var (
 	openOperations = describe("controld_operations_open", "Operations that run, wait for another one, or are retried.", "kind", "state")
 	progressDone   = describe("controld_operation_progress_done", "How much of the running step is done, in unit.", "kind", "phase", "unit")
-	progressOf     = describe("controld_operation_progress_expected", "How much there is to do in all, in unit; absent where it is not known.", "kind", "phase", "unit")
 	progressRate   = describe("controld_operation_progress_rate", "How much is done in a second, in unit.", "kind", "phase", "unit")
+	progressOf     = describe("controld_operation_progress_expected",
+		"How much there is to do in all, in unit; absent where it is not known.", "kind", "phase", "unit")
 )
 
 var progressAll = []*prometheus.Desc{openOperations, progressDone, progressOf, progressRate}

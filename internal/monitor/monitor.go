@@ -21,8 +21,10 @@ type Cluster interface {
 	EngineChanged()
 	Begin(ctx context.Context) (bool, error)
 	Identity() cluster.Identity
+	Wanted() cluster.Wanted
 	Rejoin(ctx context.Context, r cluster.NodeRequest, by operation.Caller) (operation.Record, error)
 	Align(ctx context.Context, reason string, by operation.Caller) (operation.Record, error)
+	Provision(ctx context.Context, reason string, by operation.Caller) (operation.Record, error)
 	Protect(ctx context.Context, how, reason string, by operation.Caller) (operation.Record, error)
 }
 
@@ -122,10 +124,11 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 }
 
-// noteBlocked keeps since when commits have waited for nobody: since the standby
-// was last heard of. The silence is told by wall clocks, so one that steps makes
-// it any length. What was heard before, by the monotonic clock, bounds it: two
-// healthy nodes are not taken for blocked because a machine was resumed.
+// noteBlocked keeps since when commits wait in vain, which is since the standby was
+// last heard. How long it has been silent is told by wall clocks: when one steps, or a
+// machine was suspended, it seems to be any length. So it is counted from no earlier
+// than the last word that was known before, by the monotonic clock. Otherwise two
+// healthy nodes would be taken for blocked.
 func (m *Monitor) noteBlocked(v cluster.View) {
 	silent, blocked := cluster.CommitsBlocked(v)
 	heard := time.Now().Add(-silent)
@@ -139,15 +142,15 @@ func (m *Monitor) noteBlocked(v cluster.View) {
 	}
 }
 
-// next returns what to do now, nil for nothing: the weightiest of what is wanted
-// that did not fail just now. What it returns runs in a goroutine of its own and
-// returns how to settle it, back in the loop.
+// next returns what to do now, nil for nothing: the weightiest of what is wanted and
+// has not failed just now. The function that it returns does that, in a goroutine of
+// its own. The one that this returns in turn notes how it went, back in the loop.
 func (m *Monitor) next(ctx context.Context, v cluster.View) func() func() {
 	if !m.begun && len(m.operations.Holding(operation.Cluster)) == 0 {
 		return m.beginning(ctx)
 	}
-	// Beside one that is resumed, such as a copy of hours, nothing begins; but a
-	// dead synchronous standby is lifted.
+	// Beside an operation that is resumed, such as a copy of hours, nothing begins. But
+	// commits must not wait for a dead synchronous standby meanwhile.
 	wanted := m.wanted(v)
 	m.forget(v, wanted)
 	for _, a := range wanted {
@@ -168,7 +171,8 @@ func key(a cluster.Action) cluster.Action {
 	return a
 }
 
-// forget drops the attempts at the rejoins that have held.
+// forget drops the attempts at the rejoins that have held. Nothing is wanted of the
+// cluster while an operation holds it, so that says nothing of them.
 func (m *Monitor) forget(v cluster.View, wanted []cluster.Action) {
 	if len(m.operations.Holding(operation.Cluster)) > 0 {
 		return
@@ -194,7 +198,7 @@ func (m *Monitor) beginning(ctx context.Context) func() func() {
 	}
 }
 
-// wanted is what is to be done, the weightiest first: of that what no operation that
+// wanted is what is to be done, the weightiest first, without what an operation that
 // runs has in its hands.
 func (m *Monitor) wanted(v cluster.View) []cluster.Action {
 	id := m.cluster.Identity()
@@ -210,7 +214,7 @@ func (m *Monitor) wanted(v cluster.View) []cluster.Action {
 	if len(m.operations.Holding(operation.Cluster)) > 0 {
 		return wanted
 	}
-	return append(wanted, cluster.NextActions(v, id, cluster.WantTargets)...)
+	return append(wanted, cluster.NextActions(v, id, m.cluster.Wanted())...)
 }
 
 // do starts the action. Only the short ones are awaited here: while a node is
@@ -223,6 +227,8 @@ func (m *Monitor) do(ctx context.Context, a cluster.Action) bool {
 		rec, err = m.cluster.Rejoin(ctx, cluster.NodeRequest{Node: a.Node, Reason: a.Reason}, self)
 	case cluster.KindAlign:
 		rec, err = m.cluster.Align(ctx, a.Reason, self)
+	case cluster.KindProvision:
+		rec, err = m.cluster.Provision(ctx, a.Reason, self)
 	case cluster.KindProtect:
 		rec, err = m.cluster.Protect(ctx, a.How, a.Reason, self)
 	}
@@ -241,20 +247,20 @@ func (m *Monitor) do(ctx context.Context, a cluster.Action) bool {
 	return err == nil && rec.State == operation.Succeeded
 }
 
-// settle remembers how an action went. A rejoin is counted as tried: it is not
-// begun again at once when it fails. One that succeeded is not repeated before
-// the next interval either: should the view still ask for it, then not in a
-// circle.
+// settle remembers how an action went. What has succeeded is not repeated before the
+// next interval, should the view still ask for it. What has failed is tried more and
+// more seldom. So is a rejoin, whose end is not known here: it counts as failed until
+// forget finds that it has held.
 func (m *Monitor) settle(key cluster.Action, ok bool) {
 	if ok && key.Kind != cluster.KindRejoin {
-		m.retries[key] = &retry{after: time.Now().Add(m.cfg.Interval), delay: firstDelay / 2}
+		m.retries[key] = &retry{after: time.Now().Add(m.cfg.Interval)}
 		return
 	}
 	r := m.retries[key]
 	if r == nil || time.Since(r.after) > longestDelay {
-		r = &retry{delay: firstDelay / 2}
+		r = &retry{}
 		m.retries[key] = r
 	}
-	r.delay = min(2*r.delay, longestDelay)
+	r.delay = min(max(2*r.delay, firstDelay), longestDelay)
 	r.after = time.Now().Add(r.delay)
 }

@@ -1,9 +1,12 @@
 package monitor
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +17,7 @@ import (
 	"controld/internal/cluster"
 	"controld/internal/node"
 	"controld/internal/operation"
+	"controld/internal/rights"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,6 +27,7 @@ type world struct {
 	mu       sync.Mutex
 	begins   []time.Time
 	beginsOK int // the call of Begin that succeeds, from 1
+	beginErr error
 	looks    []time.Time
 	down     bool          // the standby
 	astray   bool          // it looks for the primary elsewhere
@@ -31,8 +36,13 @@ type world struct {
 	names    string        // synchronous_standby_names
 	asked    map[string][]time.Time
 	open     []operation.Record
+	takes    time.Duration   // a rejoin
 	fails    map[string]bool // what is asked for and fails
+	refuses  map[string]error
+	told     bytes.Buffer // the log, once the monitor has ended
 }
+
+func (w *world) log() *slog.Logger { return slog.New(slog.NewTextHandler(&w.told, nil)) }
 
 func newWorld() *world { return &world{beginsOK: 1, asked: map[string][]time.Time{}} }
 
@@ -50,7 +60,7 @@ func (w *world) Observe(context.Context) cluster.View {
 			Init:      node.Status{State: node.StateRunning},
 		}
 	}
-	leader := &cluster.Server{Timeline: 1, Settings: map[string]string{"synchronous_standby_names": w.names}}
+	leader := &cluster.Server{Timeline: 1, Rights: rights.Version, Settings: map[string]string{"synchronous_standby_names": w.names}}
 	standby := &cluster.Server{InRecovery: true, Timeline: 1, UpstreamAddress: "one"}
 	if w.astray {
 		standby.UpstreamAddress = "elsewhere"
@@ -75,24 +85,39 @@ func (w *world) Begin(context.Context) (bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.begins = append(w.begins, time.Now())
-	return len(w.begins) >= w.beginsOK, nil
+	return len(w.begins) >= w.beginsOK, w.beginErr
 }
 
 func (w *world) Identity() cluster.Identity { return cluster.Identity{Primary: "one"} }
+
+func (w *world) Wanted() cluster.Wanted {
+	return cluster.Wanted{Targets: cluster.WantTargets, ArchiveCommand: func(cluster.Node) string { return "" }}
+}
 
 func (w *world) ask(what string) (operation.Record, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked[what] = append(w.asked[what], time.Now())
+	if err := w.refuses[what]; err != nil {
+		return operation.Record{}, err
+	}
 	return operation.Record{ID: what, State: operation.Succeeded}, nil
 }
 
 func (w *world) Rejoin(_ context.Context, r cluster.NodeRequest, _ operation.Caller) (operation.Record, error) {
+	if w.takes > 0 {
+		w.set(func() { w.open = []operation.Record{{Kind: cluster.KindRejoin, State: operation.Running}} })
+		time.AfterFunc(w.takes, func() { w.set(func() { w.open = nil }) })
+	}
 	return w.ask("rejoin " + r.Node)
 }
 
 func (w *world) Align(context.Context, string, operation.Caller) (operation.Record, error) {
 	return w.ask("align")
+}
+
+func (w *world) Provision(context.Context, string, operation.Caller) (operation.Record, error) {
+	return w.ask("provision")
 }
 
 func (w *world) Protect(_ context.Context, how, _ string, _ operation.Caller) (operation.Record, error) {
@@ -124,9 +149,23 @@ func watch(t *testing.T, w *world, cfg Config, d time.Duration) {
 	cfg.Interval, cfg.Replication = time.Second, cluster.Async
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
-	if err := New(cfg, w, w, slog.New(slog.DiscardHandler)).Run(ctx); err != nil {
+	if err := New(cfg, w, w, w.log()).Run(ctx); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// watchSync runs a monitor over w that has begun, or not, in mode sync with a timeout
+// of 5 s, and returns when it lifted the wait.
+func watchSync(t *testing.T, w *world, begun bool, d time.Duration) []time.Time {
+	t.Helper()
+	m := New(Config{Interval: time.Second, Replication: cluster.Sync, SyncTimeout: 5 * time.Second}, w, w, w.log())
+	m.begun = begun
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	if err := m.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return w.asked["protect lift"]
 }
 
 func TestBeginsOnce(t *testing.T) {
@@ -152,6 +191,7 @@ func TestBeginsOnce(t *testing.T) {
 func TestRejoinsAreSpacedOut(t *testing.T) {
 	t.Run("a node is down", func(t *testing.T) { spacedOut(t, func(w *world) { w.down = true }) })
 	t.Run("its settings do not change", func(t *testing.T) { spacedOut(t, func(w *world) { w.astray = true }) })
+	t.Run("a rejoin takes a while", func(t *testing.T) { spacedOut(t, func(w *world) { w.down, w.takes = true, 3*time.Second }) })
 }
 
 func spacedOut(t *testing.T, hurt func(*world)) {
@@ -160,17 +200,17 @@ func spacedOut(t *testing.T, hurt func(*world)) {
 		hurt(w)
 		watch(t, w, Config{}, 20*time.Minute)
 		tries := w.asked["rejoin two"]
-		if len(tries) < 4 {
+		if len(tries) < 4 || len(tries) > 12 {
 			t.Fatalf("%d attempts in 20 minutes", len(tries))
 		}
 		for i := 2; i < len(tries); i++ {
 			before, gap := tries[i-1].Sub(tries[i-2]), tries[i].Sub(tries[i-1])
-			if gap < before && before < longestDelay || gap > longestDelay+2*time.Second {
+			if gap < before && before < 5*time.Minute || gap > 5*time.Minute+2*time.Second {
 				t.Errorf("attempt %d came after %s, the one before after %s", i+1, gap, before)
 			}
 		}
-		if first := tries[1].Sub(tries[0]); first < firstDelay {
-			t.Errorf("the second attempt came after %s, want at least %s", first, firstDelay)
+		if first := tries[1].Sub(tries[0]); first < 5*time.Second {
+			t.Errorf("the second attempt came after %s, want at least 5 s", first)
 		}
 	})
 }
@@ -180,10 +220,10 @@ func TestASuccessForgetsTheAttemptsBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.down = true
-		time.AfterFunc(5*time.Minute, func() { w.set(func() { w.down = false }) })
-		again := time.Now().Add(6 * time.Minute)
-		time.AfterFunc(6*time.Minute, func() { w.set(func() { w.down = true }) })
-		watch(t, w, Config{}, 7*time.Minute)
+		time.AfterFunc(3*time.Minute, func() { w.set(func() { w.down = false }) })
+		again := time.Now().Add(4 * time.Minute) // before the next attempt would be due
+		time.AfterFunc(4*time.Minute, func() { w.set(func() { w.down = true }) })
+		watch(t, w, Config{}, 6*time.Minute)
 		for _, at := range w.asked["rejoin two"] {
 			if !at.Before(again) {
 				if late := at.Sub(again); late > 2*time.Second {
@@ -200,6 +240,60 @@ func (w *world) set(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f()
+}
+
+// A start that fails is told, and tried again; one that a person has to settle is not
+// told each second.
+func TestAFailedStartIsTold(t *testing.T) {
+	for _, err := range []error{errors.New("no engine"), nil} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.beginsOK, w.beginErr = 100, err
+			watch(t, w, Config{}, 10*time.Second+time.Millisecond)
+			if len(w.begins) < 5 || len(w.begins) > 11 {
+				t.Errorf("%d attempts in ten seconds", len(w.begins))
+			}
+			told, want := strings.Count(w.told.String(), "cluster not started"), len(w.begins)
+			if err == nil {
+				want = 0
+			}
+			if told != want {
+				t.Errorf("told %d times, want %d, with error %v", told, want, err)
+			}
+		})
+	}
+}
+
+// What is refused is told and tried more and more seldom. What somebody else's
+// operation excludes is not: that was quicker, and the next look says what is left to
+// do. What succeeds and yet changes nothing is tried at each look, and no more often.
+func TestHowOftenAnActionIsTried(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		err        error
+		atLeast    int
+		atMost     int
+		toldOfEach bool
+	}{
+		{"refused", errors.New("no"), 6, 20, true},
+		{"excluded", &operation.Busy{}, 300, 601, false},
+		{"without effect", nil, 300, 601, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.misled, w.refuses = true, map[string]error{"align": tt.err}
+				watch(t, w, Config{}, 10*time.Minute)
+				tries, told := len(w.asked["align"]), strings.Count(w.told.String(), "action refused")
+				if tries < tt.atLeast || tries > tt.atMost {
+					t.Errorf("tried %d times in ten minutes, want %d to %d", tries, tt.atLeast, tt.atMost)
+				}
+				if tt.toldOfEach && told != tries || !tt.toldOfEach && told != 0 {
+					t.Errorf("told of %d refusals in %d attempts", told, tries)
+				}
+			})
+		})
+	}
 }
 
 // What fails again and again is tried again and again, and keeps nothing of less
@@ -235,20 +329,6 @@ func TestWhatFailsHoldsUpNothingElse(t *testing.T) {
 	}
 }
 
-// watchSync runs a monitor in mode sync with a timeout of 5 s, and returns when
-// it lifted the wait.
-func watchSync(t *testing.T, w *world, d time.Duration) []time.Time {
-	t.Helper()
-	m := New(Config{Interval: time.Second, Replication: cluster.Sync, SyncTimeout: 5 * time.Second}, w, w, slog.New(slog.DiscardHandler))
-	m.begun = true
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	defer cancel()
-	if err := m.Run(ctx); err != nil {
-		t.Fatal(err)
-	}
-	return w.asked["protect lift"]
-}
-
 // A frozen standby counts as dead from its last word on, which came some time
 // before it is known.
 func TestAFrozenStandbyIsLiftedFromItsLastWordOn(t *testing.T) {
@@ -270,7 +350,7 @@ func TestAFrozenStandbyIsLiftedFromItsLastWordOn(t *testing.T) {
 				}
 			}
 		}()
-		lifts := watchSync(t, w, 20*time.Second)
+		lifts := watchSync(t, w, true, 20*time.Second)
 		if len(lifts) == 0 {
 			t.Fatal("not lifted")
 		}
@@ -293,7 +373,7 @@ func TestAClockThatStepsLiftsNothing(t *testing.T) {
 				}
 				time.AfterFunc(at, func() { w.set(func() { w.silent = time.Hour }) })
 				time.AfterFunc(at+time.Second, func() { w.set(func() { w.silent = 100 * time.Millisecond }) })
-				if lifts := watchSync(t, w, time.Minute); len(lifts) > 0 {
+				if lifts := watchSync(t, w, true, time.Minute); len(lifts) > 0 {
 					t.Errorf("lifted %d times", len(lifts))
 				}
 			})
@@ -310,14 +390,7 @@ func TestLiftsWhileARejoinRuns(t *testing.T) {
 			w.down, w.names = true, "FIRST 1 (two)"
 			w.open = []operation.Record{{Kind: cluster.KindRejoin, State: operation.Running}}
 			start := time.Now()
-			m := New(Config{Interval: time.Second, Replication: cluster.Sync, SyncTimeout: 5 * time.Second}, w, w, slog.New(slog.DiscardHandler))
-			m.begun = begun
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			defer cancel()
-			if err := m.Run(ctx); err != nil {
-				t.Fatal(err)
-			}
-			lifts := w.asked["protect lift"]
+			lifts := watchSync(t, w, begun, 10*time.Second)
 			if len(lifts) == 0 {
 				t.Fatalf("not lifted, begun %v", begun)
 			}
@@ -335,14 +408,8 @@ func TestLeavesThePersonsOperationAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.down, w.names = true, "FIRST 1 (two)"
-		m := New(Config{Interval: time.Second, Replication: cluster.Sync, SyncTimeout: time.Second}, w, w, slog.New(slog.DiscardHandler))
-		m.begun = true
 		w.open = []operation.Record{{Kind: cluster.KindFailover, State: operation.Running}}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if err := m.Run(ctx); err != nil {
-			t.Fatal(err)
-		}
+		watchSync(t, w, true, time.Minute)
 		if len(w.asked) != 0 {
 			t.Errorf("asked for %v while a failover runs", w.asked)
 		}

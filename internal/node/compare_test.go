@@ -32,8 +32,8 @@ func (n *testNode) lsn(function string) wal.LSN {
 	return lsn
 }
 
-// singleUser starts a server without its signal file and ends it again, as
-// pg_rewind does to one that was not shut down: it writes WAL of its own.
+// singleUser starts a server without its signal file and ends it again, as pg_rewind does
+// to a server that was not shut down. It writes WAL of its own.
 func (n *testNode) singleUser() {
 	n.t.Helper()
 	args := []string{"run", "--rm", "--label", "controld.test=1", "--user", "5432:5432", "--entrypoint", "bash"}
@@ -42,12 +42,13 @@ func (n *testNode) singleUser() {
 			args = append(args, "-v", v)
 		}
 	}
-	line := fmt.Sprintf("rm -f %[1]s/standby.signal %[1]s/postmaster.pid && /usr/lib/postgresql/15/bin/postgres --single -D %[1]s -c config_file=/order/postgresql.conf postgres </dev/null", n.dataDir())
+	line := fmt.Sprintf(`rm -f %[1]s/standby.signal %[1]s/postmaster.pid &&
+		/usr/lib/postgresql/15/bin/postgres --single -D %[1]s -c config_file=/order/postgresql.conf postgres </dev/null`, n.dataDir())
 	docker(n.t, append(args, image(), "-c", line)...)
 }
 
-// All kinds of WAL that PostgreSQL writes are read to the end, by one that runs
-// and by one that was killed.
+// All kinds of WAL that PostgreSQL writes are read to the end, of a node that runs and of
+// one that was killed.
 func TestTheWALOfTwoNodesIsTheSame(t *testing.T) {
 	p := newPair(t)
 	one, two := p.both()
@@ -109,8 +110,8 @@ func TestTheWALOfTwoNodesIsTheSame(t *testing.T) {
 	}
 }
 
-// A standby that left recovery by itself has WAL of its own: it does not start,
-// and streaming does not write over what tells so.
+// A standby that left recovery by itself has WAL of its own. It does not start, and
+// streaming does not write over the evidence.
 func TestAStandbyThatLeftRecoveryDoesNotFollow(t *testing.T) {
 	p := newPair(t)
 	one, two := p.both()
@@ -149,8 +150,8 @@ func TestAStandbyThatLeftRecoveryDoesNotFollow(t *testing.T) {
 	waitFor(t, "all rows", func() bool { out, err := two.sql("select count(*) from t"); return err == nil && out == "1000" }, nil)
 }
 
-// An old copy of the primary's volume, as a disk leaves it that lost what it had
-// promised to keep: the standby has more than the primary.
+// The primary has an old copy of its volume, as a disk leaves it that lost what it had
+// promised to keep. The standby has more than the primary then.
 func TestAStandbyAheadOfThePrimaryDoesNotFollow(t *testing.T) {
 	p := newPair(t)
 	one, two := p.both()
@@ -163,7 +164,10 @@ func TestAStandbyAheadOfThePrimaryDoesNotFollow(t *testing.T) {
 	one.await(node.StateRunning)
 	p.awaitStreaming(one)
 	one.mustSQL("insert into t select generate_series(6, 1000)")
-	waitFor(t, "the standby to have all", func() bool { out, err := two.sql("select count(*) from t"); return err == nil && out == "1000" }, nil)
+	waitFor(t, "the standby to have all", func() bool {
+		out, err := two.sql("select count(*) from t")
+		return err == nil && out == "1000"
+	}, nil)
 	for _, n := range []*testNode{one, two} {
 		n.give(node.Order{Role: node.RoleNone})
 		n.await(node.StateWaiting)
@@ -179,8 +183,8 @@ func TestAStandbyAheadOfThePrimaryDoesNotFollow(t *testing.T) {
 	}
 }
 
-// Two nodes that were promoted from one timeline, each for itself, lead timelines
-// of one number: pg_rewind would find nothing to do.
+// Two nodes were promoted from one timeline, each for itself, and lead timelines of one
+// number. pg_rewind would find nothing to do.
 func TestTwoPromotionsToOneTimeline(t *testing.T) {
 	p := newPair(t)
 	one, two := p.both()

@@ -13,7 +13,13 @@ import (
 
 func TestOrderReadsBack(t *testing.T) {
 	dir := t.TempDir()
-	want := node.Order{Epoch: 7, Role: node.RoleStandby, Action: node.ActionBaseBackup, Upstream: &node.Upstream{Host: "pg1", Port: 5432}, Slot: "node2"}
+	want := node.Order{
+		Epoch:    7,
+		Role:     node.RoleStandby,
+		Action:   node.ActionBaseBackup,
+		Upstream: &node.Upstream{Host: "pg1", Port: 5432},
+		Slot:     "node2",
+	}
 	if err := node.WriteOrder(dir, want); err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +37,14 @@ func TestWhatIsNoOrder(t *testing.T) {
 	if _, err := node.ReadOrder(dir); !errors.Is(err, node.ErrNoOrder) {
 		t.Errorf("missing: %v", err)
 	}
-	for _, text := range []string{"", "{", `"none"`, `{"role":"none","action":"none"}`, `{"epoch":1,"role":"king","action":"none"}`, `{"epoch":1,"role":"none","action":"dance"}`} {
+	for _, text := range []string{
+		"",
+		"{",
+		`"none"`,
+		`{"role":"none","action":"none"}`,
+		`{"epoch":1,"role":"king","action":"none"}`,
+		`{"epoch":1,"role":"none","action":"dance"}`,
+	} {
 		if err := os.WriteFile(filepath.Join(dir, node.OrderFile), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -43,6 +56,7 @@ func TestWhatIsNoOrder(t *testing.T) {
 
 func TestOrdersWithoutSenseAreNotWritten(t *testing.T) {
 	up := &node.Upstream{Host: "pg1", Port: 5432}
+	dead := &node.Salvage{DataDir: "/pg/node1/data", SegmentBytes: 1}
 	for name, o := range map[string]node.Order{
 		"no epoch":                 {Role: node.RoleNone, Action: node.ActionNone},
 		"initdb of a standby":      {Epoch: 1, Role: node.RoleStandby, Action: node.ActionInitDB},
@@ -50,7 +64,7 @@ func TestOrdersWithoutSenseAreNotWritten(t *testing.T) {
 		"base backup from nobody":  {Epoch: 1, Role: node.RoleStandby, Action: node.ActionBaseBackup},
 		"rewind to nobody":         {Epoch: 1, Role: node.RoleStandby, Action: node.ActionRewind, Upstream: &node.Upstream{}},
 		"salvage from nowhere":     {Epoch: 1, Role: node.RoleStandby, Action: node.ActionSalvage},
-		"salvage by a primary":     {Epoch: 1, Role: node.RolePrimary, Action: node.ActionSalvage, Salvage: &node.Salvage{DataDir: "/pg/node1/data", SegmentBytes: 1}},
+		"salvage by a primary":     {Epoch: 1, Role: node.RolePrimary, Action: node.ActionSalvage, Salvage: dead},
 		"discard of all timelines": {Epoch: 1, Role: node.RoleStandby, Action: node.ActionDiscard, DiscardTimeline: 1},
 		"discard by a primary":     {Epoch: 1, Role: node.RolePrimary, Action: node.ActionDiscard, DiscardTimeline: 2},
 	} {
@@ -69,7 +83,16 @@ func TestStatusReadsBack(t *testing.T) {
 	if s, err := node.ReadStatus(dir); err != nil || !reflect.DeepEqual(s, node.Status{}) {
 		t.Errorf("never reported: %+v, %v", s, err)
 	}
-	want := node.Status{Epoch: 3, UsedEpoch: 2, ActionEpoch: 1, State: node.StateRunning, Role: node.RolePrimary, PID: 12, Actions: node.Actions, At: time.Now().UTC().Round(0)}
+	want := node.Status{
+		Epoch:       3,
+		UsedEpoch:   2,
+		ActionEpoch: 1,
+		State:       node.StateRunning,
+		Role:        node.RolePrimary,
+		PID:         12,
+		Actions:     node.Actions,
+		At:          time.Now().UTC().Round(0),
+	}
 	if err := node.WriteStatus(dir, want); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/pgcontrol"
+	"controld/internal/testcluster"
 )
 
 // These tests run the real init and PostgreSQL 15 in containers, with the
@@ -134,6 +135,8 @@ func (n *testNode) writeConfig() {
 	if n.name == "node1" {
 		other = "node2"
 	}
+	conninfo := "host=" + n.pair.prefix + other + " user=replicator passfile=/run/secrets-own/pgpass" +
+		" connect_timeout=5 application_name=" + n.name
 	for name, text := range map[string]string{
 		"postgresql.conf": `
 listen_addresses = '*'
@@ -153,7 +156,7 @@ max_logical_replication_workers = 0
 logging_collector = off
 include = '/order/role.conf'
 `,
-		"role.conf": `primary_conninfo = 'host=` + n.pair.prefix + other + ` user=replicator passfile=/run/secrets-own/pgpass connect_timeout=5 application_name=` + n.name + `'
+		"role.conf": `primary_conninfo = '` + conninfo + `'
 restore_command = '/bin/false'
 `,
 		"pg_hba.conf": `
@@ -247,7 +250,7 @@ func (n *testNode) await(want node.State) node.Status {
 
 // sql runs a statement as the superuser, on the node's own socket.
 func (n *testNode) sql(statement string) (string, error) {
-	return tryDocker("exec", n.container, "psql", "-h", "/pg/"+n.name+"/run", "-U", "root", "-d", "imdb", "-XqAt", "-c", statement)
+	return testcluster.SocketSQL(n.t.Context(), filepath.Join(n.dir, "run"), "imdb", statement)
 }
 
 func (n *testNode) mustSQL(statement string) string {
@@ -366,19 +369,24 @@ func TestFirstStartAndRoles(t *testing.T) {
 	p := newPair(t)
 	one, two := p.both()
 	for statement, want := range map[string]string{
-		"select pg_encoding_to_char(encoding), datcollate, pg_get_userbyid(datdba) from pg_database where datname = 'imdb'": "UTF8|C.UTF-8|app",
+		`select pg_encoding_to_char(encoding), datcollate, pg_get_userbyid(datdba)
+			from pg_database where datname = 'imdb'`: "UTF8|C.UTF-8|app",
 		"show data_checksums":   "on",
 		"show wal_segment_size": "4MB",
-		"select string_agg(rolname, ',' order by rolname) from pg_authid where rolsuper":                                "root",
-		"select string_agg(rolname, ',' order by rolname) from pg_authid where rolreplication and not rolsuper":         "controld,replicator",
-		"select count(*) from pg_authid where rolcanlogin and not rolsuper and rolpassword like 'SCRAM-SHA-256$4096:%'": "5",
+		`select string_agg(rolname, ',' order by rolname)
+			from pg_authid where rolsuper`: "root",
+		`select string_agg(rolname, ',' order by rolname)
+			from pg_authid where rolreplication and not rolsuper`: "controld,replicator",
+		`select count(*)
+			from pg_authid where rolcanlogin and not rolsuper and rolpassword like 'SCRAM-SHA-256$4096:%'`: "5",
 	} {
 		if got := one.mustSQL(statement); got != want {
 			t.Errorf("%s: %s, want %s", statement, got, want)
 		}
 	}
 	as := func(role, database, statement string) (string, error) {
-		return tryDocker("exec", "-e", "PGPASSWORD=secret-of-"+role, one.container, "psql", "-h", one.container, "-U", role, "-d", database, "-XqAt", "-c", statement)
+		return tryDocker("exec", "-e", "PGPASSWORD=secret-of-"+role, one.container,
+			"psql", "-h", one.container, "-U", role, "-d", database, "-XqAt", "-c", statement)
 	}
 	for _, tt := range []struct {
 		role, database, statement string

@@ -13,11 +13,11 @@ import (
 // LeaseFile is the name of the lease in PgBouncer's configuration volume.
 const LeaseFile = "lease"
 
-// LeaseDuration is how old a lease may be. A pause without one that is younger
-// is ended by the init of PgBouncer's container.
+// LeaseDuration is how old a lease may be. Where the lease is older, or there is
+// none, the init of PgBouncer's container ends the pause.
 const LeaseDuration = 10 * time.Second
 
-// leaseSkew is how far in the future a renewal may seem to be: writer and reader
+// leaseSkew is how far in the future a renewal may seem to be. Writer and reader
 // share the host's clock, which may have been set back a little in between.
 const leaseSkew = time.Second
 
@@ -39,8 +39,8 @@ func (l Lease) Expired(now time.Time) bool {
 // ErrNoLease means that there is no lease file.
 var ErrNoLease = errors.New("no lease")
 
-// WriteLease puts l into dir, whole or not at all, without waiting for the disk:
-// a host that stops takes the pause with it, and a broken lease counts as expired.
+// WriteLease puts l into dir, whole or not at all. It does not wait for the disk: a
+// host that stops takes the pause with it, and a broken lease counts as expired.
 func WriteLease(dir string, l Lease) error {
 	data, err := json.Marshal(l)
 	if err != nil {

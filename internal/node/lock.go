@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenLock opens the lock file of the data volume dir, made when missing. The
-// file is never replaced: a lock on a file that has another inode proves nothing.
+// OpenLock opens the lock file of the data volume dir, and makes it where it is
+// missing. The file is never replaced: a lock on another inode would prove nothing.
 func OpenLock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, LockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -33,9 +33,9 @@ func TryLock(f *os.File) (bool, error) {
 	return true, nil
 }
 
-// Locked reports whether a process of the server with the data volume dir is
-// left. It holds the lock for a moment, shared, so two such tests do not see
-// each other. A node that never made its lock file never had a server.
+// Locked reports whether a process of the server with the data volume dir is left.
+// It takes the lock for a moment, shared, so that two such tests do not see each
+// other. A node that never made its lock file never had a server.
 func Locked(dir string) (bool, error) {
 	f, err := os.Open(filepath.Join(dir, LockFile))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -5,6 +5,7 @@
 package node
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"controld/internal/wal"
+)
+
+// UID and GID are those of the user postgres in every image: it owns the data.
+const (
+	UID = 5432
+	GID = 5432
 )
 
 // A Role is what a node is ordered to be.
@@ -29,12 +36,13 @@ const (
 // An Action is what the init does before (salvage: while) the server runs.
 type Action string
 
-// The actions of an order. InitDB, BaseBackup and Rewind overwrite the data
-// directory and leave a marker until they have ended; Salvage copies WAL of a
-// dead node into the WAL directory of the running standby; Discard removes what
-// a promotion that was undone left of its timeline, while no server runs. Each
-// is carried out once for an epoch. A base backup that has room beside the data
-// overwrites it only when the copy is whole.
+// The actions of an order. Each is carried out once for an epoch.
+//
+// InitDB, BaseBackup and Rewind overwrite the data directory, and leave a marker
+// until they have ended. A base backup that has room beside the data overwrites it
+// only when the copy is whole. Salvage copies WAL of a dead node into the WAL
+// directory of the running standby. Discard removes, while no server runs, what a
+// promotion that was undone has left of its timeline.
 const (
 	ActionNone       Action = "none"
 	ActionInitDB     Action = "initdb"
@@ -42,13 +50,16 @@ const (
 	ActionRewind     Action = "rewind"
 	ActionSalvage    Action = "salvage"
 	ActionDiscard    Action = "discard"
+	ActionProvision  Action = "provision"
 )
 
-// Actions are those that an init of this version knows. It tells them in its status,
-// for controld may be newer than it, and the other way round.
-var Actions = []Action{ActionNone, ActionInitDB, ActionBaseBackup, ActionRewind, ActionSalvage, ActionDiscard}
+// Actions are those that an init of this version knows. It tells them in its
+// status, because controld may be newer than the init, or older.
+var Actions = []Action{
+	ActionNone, ActionInitDB, ActionBaseBackup, ActionRewind, ActionSalvage, ActionDiscard, ActionProvision,
+}
 
-// actionsUntold are those of the inits that did not tell which they know.
+// actionsUntold are those that the inits of earlier versions know, which tell none.
 var actionsUntold = []Action{ActionNone, ActionInitDB, ActionBaseBackup, ActionRewind, ActionSalvage, ActionDiscard}
 
 // An Order is what one node is to do. controld writes it on the node's order
@@ -61,15 +72,31 @@ type Order struct {
 	Action   Action    `json:"action"`
 	Upstream *Upstream `json:"upstream,omitempty"` // basebackup, rewind: the server to copy from
 	Slot     string    `json:"slot,omitempty"`     // basebackup: the slot on the upstream that keeps the WAL
-	// LeaderDir (standby) is the PGDATA of the node that leads, as this node has
-	// it mounted, only to be read: the own WAL is held against that before each
-	// start, and a base backup is planned by it. Empty: nothing is compared, and
-	// nothing rewound.
+	// LeaderDir (standby) is the leader's PGDATA, where this node has it mounted
+	// read-only. Before each start the init compares the node's own WAL with the
+	// WAL there. It also plans a base backup by it. Empty: nothing is compared,
+	// and nothing rewound.
 	LeaderDir string   `json:"leader_dir,omitempty"`
 	Salvage   *Salvage `json:"salvage,omitempty"`
 	// DiscardTimeline (discard): its history file and segments are removed, and
 	// those of all later timelines. Refused when the control file is on it already.
 	DiscardTimeline wal.Timeline `json:"discard_timeline,omitempty"`
+	// Provision (provision) is what is run, in this order.
+	Provision []Batch `json:"provision,omitempty"`
+}
+
+// A Batch is SQL that the superuser runs in one database, in this order.
+type Batch struct {
+	Database string   `json:"database"`
+	SQL      []string `json:"sql"`
+}
+
+// SuperuserSettings are what a superuser's session begins with: what the owner of a
+// database has set for it must not change what SQL of ours means.
+func SuperuserSettings() []string {
+	return []string{
+		"SET search_path = pg_catalog, pg_temp", "SET default_transaction_read_only = off", "SET client_min_messages = warning",
+	}
 }
 
 // An Upstream is the server that a base backup or a rewind reads from.
@@ -113,6 +140,10 @@ func (o Order) Validate() error {
 	case ActionDiscard:
 		if o.Role != RoleStandby || o.DiscardTimeline < 2 {
 			return fmt.Errorf("order %d: discard needs role standby and a timeline above 1", o.Epoch)
+		}
+	case ActionProvision:
+		if o.Role != RolePrimary || len(o.Provision) == 0 {
+			return fmt.Errorf("order %d: provision needs role primary and what is to be run", o.Epoch)
 		}
 	default:
 		return fmt.Errorf("order %d: unknown action %q", o.Epoch, o.Action)
@@ -180,8 +211,28 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 	return SyncDir(dir)
 }
 
-// Space is what is left on the file system of a folder, and its size. What it
-// keeps for root is not counted as left: PostgreSQL cannot use it.
+// WriteChanged is WriteFile where something else stands at path: inside a failover's pause
+// each fsync counts.
+func WriteChanged(path string, data []byte, mode os.FileMode) (written bool, err error) {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return false, nil
+	}
+	if err := WriteFile(path, data, mode); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// Mounted reports whether a file system of its own is mounted at dir, as a container's
+// volumes are.
+func Mounted(dir string) bool {
+	var here, parent unix.Stat_t
+	err := errors.Join(unix.Stat(dir, &here), unix.Stat(filepath.Dir(dir), &parent))
+	return err == nil && here.Dev != parent.Dev
+}
+
+// Space is what is left on the file system of a folder, and its size. What is
+// reserved for root does not count as left: PostgreSQL cannot use it.
 func Space(dir string) (freeBytes, totalBytes int64, err error) {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(dir, &stat); err != nil {

@@ -14,8 +14,8 @@ import (
 	"controld/internal/wal"
 )
 
-// staysDown fails when a server runs on the node within a second. A server, and
-// an init that is about to start one, holds the lock.
+// staysDown fails when a server runs on the node within a second. It looks at the lock,
+// which a server holds, and an init that is about to start one.
 func (n *testNode) staysDown(why string) {
 	n.t.Helper()
 	for range 100 {
@@ -141,8 +141,8 @@ func TestInitKilledAfterAnOrder(t *testing.T) {
 
 		cut(one, node.Order{Role: node.RoleNone})
 		one.await(node.StateWaiting)
-		// Killed before the order was used it starts, after it is refused;
-		// never is it used twice.
+		// Killed before the order was used, the server starts. Killed after, it is
+		// refused. Never is the order used twice.
 		cut(one, node.Order{Role: node.RolePrimary})
 		waitFor(t, "a start or a refusal", func() bool {
 			s := one.status()
@@ -225,8 +225,8 @@ func TestASecondContainerOnTheVolumeIsRefused(t *testing.T) {
 	}
 }
 
-// After a kill the lock files of the socket stay, with a process id that can be
-// anybody's by then.
+// After a kill the lock files of the socket stay. The process id in them can be anybody's
+// by then.
 func TestStaleFilesDoNotStopAStart(t *testing.T) {
 	p := newPair(t)
 	one := p.lead()
@@ -401,16 +401,16 @@ func tryWrite(n *testNode) error {
 	return err
 }
 
-// An undone failover: the stopping primary waits for ever for a standby that is
-// frozen, and is wanted again.
+// A failover was undone: the primary that is stopping waits for ever for a frozen standby,
+// and is wanted again.
 func TestAStoppingServerThatIsWantedAgain(t *testing.T) {
 	p := newPair(t)
 	one, two := p.both()
 	receiver := two.backend("walreceiver")
 	two.signal("STOP", receiver)
 	defer two.signal("CONT", receiver)
-	// Little enough for the buffers of the connection: the walsender has sent it
-	// all and waits for the answer.
+	// This is little enough for the buffers of the connection: the walsender has sent
+	// it all and waits for the answer.
 	one.mustSQL("create table t as select generate_series(1, 100) i")
 	one.give(node.Order{Role: node.RoleNone})
 	waitFor(t, "pg_control to say shut down", func() bool { return one.control().State == pgcontrol.StateShutDown }, nil)
@@ -486,8 +486,8 @@ func TestSalvage(t *testing.T) {
 	waitFor(t, "the same rows on both nodes", func() bool { out, err := one.sql(sum); return err == nil && out == want }, nil)
 }
 
-// diverge makes node 1 an old primary with WAL that node 2, which leads now, never
-// had. Node 1's container is started again, and was ordered nothing yet.
+// diverge makes node 1 an old primary with WAL that node 2, which leads now, never had.
+// Node 1's container is started again, and has no order yet.
 func (p *pair) diverge() (one, two *testNode) {
 	t := p.t
 	t.Helper()
@@ -567,7 +567,13 @@ func TestRewindAndItsMarker(t *testing.T) {
 		}
 	}
 	two.mustSQL("select pg_create_physical_replication_slot('node1', true)")
-	one.give(node.Order{Role: node.RoleStandby, Action: node.ActionBaseBackup, Upstream: two.upstream(), Slot: "node1", LeaderDir: two.dataDir()})
+	one.give(node.Order{
+		Role:      node.RoleStandby,
+		Action:    node.ActionBaseBackup,
+		Upstream:  two.upstream(),
+		Slot:      "node1",
+		LeaderDir: two.dataDir(),
+	})
 	if s := one.await(node.StateRunning); s.Unfinished != "" {
 		t.Errorf("status %+v after the base backup", s)
 	}

@@ -11,9 +11,9 @@ import (
 )
 
 // RestoreCommand is the restore_command by which a node fetches WAL that its
-// upstream cannot stream any more, from the pg_wal of the other node's data
-// directory, which every node mounts read-only. It is set only while WAL is
-// missing: a promotion would call it several times.
+// upstream cannot stream any more. It copies from the pg_wal of the other node's
+// data directory, which every node mounts read-only. It is set only while WAL is
+// missing, because a promotion calls it several times.
 func RestoreCommand(otherDataDir string) string {
 	return "/usr/local/bin/controld-node restore-wal " + otherDataDir + ` %f "%p"`
 }

@@ -45,19 +45,22 @@ type Status struct {
 	// Unfinished names the action that had begun to overwrite the data
 	// directory and has not ended. Such a node never leads.
 	Unfinished Action `json:"unfinished,omitempty"`
-	// Compared is what the node's WAL was to the leader's before its last start
-	// as a standby. One that had diverged does not start any more, until it is
-	// copied anew: what it streamed would hide what it has.
+	// Compared says how the node's WAL stood to the leader's before its last start
+	// as a standby. A node that had diverged does not start until it is copied anew:
+	// what it streamed would hide what it has.
 	Compared *pgwal.Comparison `json:"compared,omitempty"`
-	// Salvaged tells of the last salvage, for the order SalvageEpoch.
+	// Salvaged is the result of the last salvage.
 	Salvaged *Salvaged `json:"salvaged,omitempty"`
-	// Actions are those that the init knows; none: it is of a version that did not
-	// tell.
+	// Provisioned tells of the last provision.
+	Provisioned *Provisioned `json:"provisioned,omitempty"`
+	// Archives: the init's container has pgBackRest and the repository.
+	Archives bool `json:"archives,omitempty"`
+	// Actions are those that the init knows. None: its version does not tell.
 	Actions []Action  `json:"actions,omitempty"`
 	At      time.Time `json:"at"`
 }
 
-// Knows reports whether the init can carry a out.
+// Knows reports whether the init can carry out the action a.
 func (s Status) Knows(a Action) bool {
 	if len(s.Actions) == 0 {
 		return slices.Contains(actionsUntold, a)
@@ -65,8 +68,8 @@ func (s Status) Knows(a Action) bool {
 	return slices.Contains(s.Actions, a)
 }
 
-// Diverged says how the node's WAL is not the leader's; empty: as far as it knows
-// it is.
+// Diverged says how the node's WAL differs from the leader's. Empty: as far as the
+// node knows, it does not.
 func (s Status) Diverged() string {
 	if s.Compared == nil || s.Compared.Relation != pgwal.Diverged {
 		return ""
@@ -79,6 +82,12 @@ type Salvaged struct {
 	Epoch uint64 `json:"epoch"`
 	Files int    `json:"files"`
 	Bytes int64  `json:"bytes"`
+	Error string `json:"error,omitempty"`
+}
+
+// Provisioned is the result of the provision that the order Epoch asked for.
+type Provisioned struct {
+	Epoch uint64 `json:"epoch"`
 	Error string `json:"error,omitempty"`
 }
 

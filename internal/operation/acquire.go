@@ -21,10 +21,10 @@ type Decision struct {
 	Facts []Fact // that the rules of giving way ask for
 }
 
-// acquire decides the mode and takes what the operation claims, all or nothing.
-// While it waits for another it holds nothing, so nothing can wait in a ring; and
-// what was decided before something has ended is decided anew. began is called when it
-// waits for as long as it takes.
+// acquire decides the mode and takes what the operation claims: all of it, or nothing.
+// What waits for another holds nothing, so no two can wait for each other. A decision
+// that was made before something else has ended is made anew, for the world may have
+// changed. began is called when the operation waits for as long as it takes.
 func (m *Manager) acquire(r *run, work Runnable, began func()) error {
 	w := waiting{since: map[string]time.Time{}, cancelled: map[string]time.Time{}}
 	for stale := 0; stale < decideAtMost; {
@@ -36,10 +36,10 @@ func (m *Manager) acquire(r *run, work Runnable, began func()) error {
 		obstacles, fresh := m.take(r, req, before, &w, refusal != nil)
 		var err error
 		switch first := first(obstacles); {
-		case !fresh: // what has ended may have changed what was seen
+		case !fresh: // something has ended since the decision was made
 			stale++
 		case refusal != nil && (first == nil || first.answer == AnswerCancel):
-			return refusal // and nothing that runs is the reason
+			return refusal // nothing that runs is the reason, and nobody is cancelled for what is refused
 		case first == nil:
 			return nil // taken
 		case first.answer == AnswerRefuse:
@@ -56,21 +56,22 @@ func (m *Manager) acquire(r *run, work Runnable, began func()) error {
 	return Refuse("operation-running", nil, "other operations have begun and ended all the time; try again")
 }
 
-// waiting is one operation's wait for its claims.
+// waiting is one operation's wait for its claims. Its maps have the IDs of others.
 type waiting struct {
-	since     map[string]time.Time // an operation was first in its way
-	cancelled map[string]time.Time // one was cancelled for its sake
+	since     map[string]time.Time // when each was first in its way
+	cancelled map[string]time.Time // when each was cancelled for its sake
 }
 
 // An obstacle is an operation that excludes a request, and how it answers.
 type obstacle struct {
 	record Record
 	answer Answer
-	limit  time.Duration // of AnswerWait, what is left of it; 0: none
+	limit  time.Duration // of AnswerWait: how much longer it may take; 0: as long as it takes
 }
 
-// first is what decides: what refuses, since nothing is cancelled for what is refused
-// anyway; then what is cancelled; then what is waited for.
+// first is the obstacle that decides. One that refuses comes first, since nobody is
+// cancelled for a request that is refused anyway. Then comes one that is cancelled, and
+// then one that is waited for.
 func first(obstacles []obstacle) *obstacle {
 	for _, answer := range []Answer{AnswerRefuse, AnswerCancel, AnswerWait} {
 		for i := range obstacles {
@@ -101,9 +102,10 @@ func (m *Manager) releasesSeen() uint64 {
 	return m.releases
 }
 
-// take takes the claims where nothing excludes them; not where it is only to look.
-// Otherwise it returns what is in the way. Where claims have ended since before, what
-// was decided is not fresh, and nothing is taken, nor anybody blamed for it.
+// take takes the claims when nothing is in the way, and else returns what is. With look
+// it takes nothing in any case. before is what releasesSeen said before the decision was
+// made. When claims have ended since then the decision is not fresh: nothing is taken,
+// and nobody is named as in the way.
 func (m *Manager) take(r *run, req request, before uint64, w *waiting, look bool) (obstacles []obstacle, fresh bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -133,7 +135,7 @@ func (m *Manager) obstaclesLocked(req request, row Row, w *waiting) (out []obsta
 		answer, left := h.row.answers(req, h.record)
 		from, cancelled := w.cancelled[id]
 		if cancelled {
-			answer, left = AnswerWait, yieldDeadline // it is on its way
+			answer, left = AnswerWait, yieldDeadline // its end is on its way
 		} else {
 			from = w.since[id]
 		}
@@ -150,8 +152,8 @@ func (m *Manager) obstaclesLocked(req request, row Row, w *waiting) (out []obsta
 	return out
 }
 
-// refusedAnyLocked is what refuses a request in whatever mode it is decided for: a
-// decision of seconds is not made in vain.
+// refusedAnyLocked is an operation that refuses the request in every mode that it could
+// be decided for. A decision takes seconds; this one need not be made.
 func (m *Manager) refusedAnyLocked(req request) (refusing *Record) {
 	for _, row := range m.table.rows(req.kind) {
 		refusing = nil
@@ -184,7 +186,7 @@ func (m *Manager) cancelAll(r *run, obstacles []obstacle, w *waiting) error {
 		other := o.record
 		w.cancelled[other.ID] = time.Now()
 		r.log.Info("another operation gives way", "other", other.ID, "other_kind", other.Kind)
-		why := &cancelled{fmt.Sprintf("cancelled: it gave way to %s %s", r.snapshot().Kind, r.id)}
+		why := &cancelled{why: fmt.Sprintf("cancelled: it gave way to %s %s", r.snapshot().Kind, r.id), to: r.id}
 		if _, err := m.cancel(ctx, other.ID, why); err != nil && !errors.Is(err, ErrEnded) && ctx.Err() == nil {
 			return fmt.Errorf("cancel %s %s: %w", other.Kind, other.ID, err)
 		}
@@ -192,7 +194,8 @@ func (m *Manager) cancelAll(r *run, obstacles []obstacle, w *waiting) error {
 	return context.Cause(r.ctx)
 }
 
-// await waits until any claims end, the rule's limit has passed, or r has ended.
+// await waits until any claims end, the limit of the rule has passed, or r is cancelled.
+// It returns an error only for the last.
 func (m *Manager) await(r *run, o obstacle, began func()) error {
 	other := o.record
 	if o.limit == 0 && !r.waitJournalled() {
@@ -223,9 +226,9 @@ func (m *Manager) await(r *run, o obstacle, began func()) error {
 	return context.Cause(r.ctx)
 }
 
-// InTheWay says how what a person asks for would be answered now by an operation that
-// excludes it: nothing is in the way; why it would be refused, as a *Busy; or what
-// would be done about it.
+// InTheWay says, for a dry run, what would become of a person's request now: that
+// nothing is in the way; that something is, and what would be done about it; or why the
+// request would be refused, which is also returned as a *Busy.
 func (m *Manager) InTheWay(kind string, d Decision, cancelRunning bool) (what string, refusal *Busy) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -36,10 +36,10 @@ var ErrNoRun = errors.New("not in a step of an operation")
 // does; it is on the disk when SaveCheckpoint returns. While another operation holds
 // clients it waits.
 //
-// A checkpoint is a hint until the world confirms it. What it vouches for in
-// PostgreSQL has to be committed there in the same transaction as the data: an
-// emergency failover may lose rows that a checkpoint calls done. What runs in another
-// container is found again by an identity that was saved before it was started.
+// A checkpoint is a hint until the world confirms it. An emergency failover may lose
+// rows that a checkpoint calls done: what tells of rows in PostgreSQL is to be committed
+// there, in the transaction of the rows. What is started in another container gets an
+// identity that is saved before, so that it is found again.
 func SaveCheckpoint(ctx context.Context, name string, origin Origin, value any) error {
 	r, ok := ctx.Value(runKey{}).(*run)
 	if !ok {
@@ -52,7 +52,7 @@ func SaveCheckpoint(ctx context.Context, name string, origin Origin, value any) 
 	if err := r.m.awaitRelease(ctx, r); err != nil {
 		return fmt.Errorf("checkpoint %s: %w", name, err)
 	}
-	return r.m.journal.saveCheckpoint(r.checkpoints(), name, checkpoint{Origin: origin, At: time.Now().UTC(), Value: data})
+	return r.m.journal.saveCheckpoint(r.subject(), name, checkpoint{Origin: origin, At: time.Now().UTC(), Value: data})
 }
 
 // LoadCheckpoint reads into value what was saved under name in the same origin;
@@ -62,7 +62,7 @@ func LoadCheckpoint(ctx context.Context, name string, origin Origin, value any) 
 	if !ok {
 		return false, fmt.Errorf("checkpoint %s: %w", name, ErrNoRun)
 	}
-	c, found, err := r.m.journal.checkpoint(r.checkpoints(), name)
+	c, found, err := r.m.journal.checkpoint(r.subject(), name)
 	if err != nil || !found {
 		return false, err
 	}
@@ -76,9 +76,8 @@ func LoadCheckpoint(ctx context.Context, name string, origin Origin, value any) 
 	return true, nil
 }
 
-// checkpoints is the operation whose checkpoints r has: a clean-up has those of what
-// it cleans up after.
-func (r *run) checkpoints() string {
+// subject is the operation whose work this is: of a clean-up, what it cleans up after.
+func (r *run) subject() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.e.Record.Kind == KindCleanup {

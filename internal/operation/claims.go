@@ -14,6 +14,8 @@ const (
 	Cluster Resource = "cluster" // the nodes' orders, the servers' settings, the pooler's entries
 	Primary Resource = "primary" // who leads
 	Commit  Resource = "commit"  // what commits wait for
+	// Repository: that of the backups.
+	Repository Resource = "repository"
 )
 
 // A CallerKind is what sort of caller asks for an operation.
@@ -57,9 +59,9 @@ type Row struct {
 	HoldsClients bool
 	// Restartable: a stop of the daemon leaves it at once, to be gone on with.
 	Restartable bool
-	// Loose: cancelled, it has ended when that is in the journal. What it leaves is
-	// cleaned up by an operation "cleanup" of its own, whose mode is this kind, and
-	// whose row says which of its claims that keeps.
+	// Loose: when it is cancelled it ends at once, and an operation "cleanup" takes
+	// back what it did (see loose.go). The mode of that is this kind, and its row says
+	// which of the claims it keeps.
 	Loose bool
 	// CancelCosts is what is lost when it is cancelled for another's sake because
 	// the request says so (cancel_running). Empty: it is not.
@@ -133,9 +135,9 @@ func (t Table) rows(kind string) []Row {
 
 func (t Table) has(kind string) bool { return len(t.rows(kind)) > 0 }
 
-// row is that of a kind in a mode; where the mode is not decided, all that any of the
-// kind's rows claims. A kind that the table does not know, which only
-// another version's journal can hold, claims everything.
+// row is that of a kind in a mode. Where the mode is not decided it claims what any of
+// the kind's rows claims. A kind that the table does not know claims everything: only
+// the journal of another version can have one.
 func (t Table) row(kind, mode string) Row {
 	merged := Row{Kind: kind}
 	for _, r := range t.rows(kind) {

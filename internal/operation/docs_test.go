@@ -34,7 +34,7 @@ func TestThePageHasTheTable(t *testing.T) {
 		return
 	}
 	if !*update {
-		t.Fatalf("%s has another table of claims than the program; run go test ./internal/operation -run TestThePageHasTheTable -update", page)
+		t.Fatalf("%s has another table of claims than the program; run go test ./internal/operation -run %s -update", page, t.Name())
 	}
 	if err := os.WriteFile(page, []byte(before+tableBegin+table+tableEnd+after), 0o644); err != nil { //nolint:gosec // a page of the docs
 		t.Fatal(err)
@@ -44,7 +44,8 @@ func TestThePageHasTheTable(t *testing.T) {
 // rendered is the table in Markdown.
 func rendered(t Table) string {
 	var b strings.Builder
-	b.WriteString("| kind | claims for itself | shared | gives way | cancelled for another | at a stop of controld |\n|---|---|---|---|---|---|\n")
+	b.WriteString("| kind | claims for itself | shared | gives way | cancelled for another | at a stop of controld |\n")
+	b.WriteString("|---|---|---|---|---|---|\n")
 	for _, r := range t {
 		var ways []string
 		for _, y := range r.Yields {

@@ -262,7 +262,10 @@ func unreadable(id string, err error) Record {
 	r := Record{ID: id, Kind: KindUnreadable, State: Incomplete, Steps: []StepRecord{}, CallerKind: Person}
 	r.StartedAt = startOf(id)
 	r.EndedAt = r.StartedAt
-	r.Problem = &Problem{Type: "/problems/incomplete", Detail: fmt.Sprintf("the journal's record of this operation cannot be read: %v", err)}
+	r.Problem = &Problem{
+		Type:   "/problems/incomplete",
+		Detail: fmt.Sprintf("the journal's record of this operation cannot be read: %v", err),
+	}
 	return r
 }
 

@@ -10,13 +10,13 @@ import (
 	"github.com/google/uuid"
 )
 
-// An operation whose row says Loose is let go when it is cancelled: it has ended when
-// that is in the journal, while its step may still be on its way back from somewhere
-// that does not answer. What it leaves is cleaned up by an operation of its own, which
-// begins when that step has returned, and may take as long as it needs. Of the claims
-// the clean-up keeps what its row says, from that moment on, so that nothing begins
-// beside the remains; the others have ended. So a failover never waits for the clean-up
-// of what gave way to it.
+// An operation whose row says Loose is let go when it is cancelled. It has ended as soon
+// as the journal says so. Its step may still run, since what it asks may not answer.
+//
+// What it leaves is cleaned up by an operation of its own, which begins when that step
+// has returned, and may take as long as it needs. The clean-up takes over those claims
+// that its row names, at the moment when the others end: nothing begins beside the
+// remains, and a failover never waits for the clean-up of what gave way to it.
 
 func (r *run) wasLetGo() bool {
 	r.journalling.Lock() // letGo may be about to say so, or to fail
@@ -26,8 +26,8 @@ func (r *run) wasLetGo() bool {
 	return r.gone
 }
 
-// letGo ends r as cancelled, and begins its clean-up, where its row says so and it has
-// begun: both are one entry. Otherwise done is false, and nothing was done.
+// letGo ends r as cancelled and begins its clean-up; the journal gets both at once. done
+// is false, and nothing was done, where r's row is not Loose, or r has not begun.
 func (m *Manager) letGo(r *run, why *cancelled) (done bool, rec Record, err error) {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -67,6 +67,7 @@ func (r *run) lettingGo(id string, why *cancelled) (ended, cleanup entry, may bo
 	}
 	ended, cleanup = r.entryLocked(), r.cleanupLocked(id, why)
 	ended.Record.State, ended.Record.EndedAt, ended.Record.FollowedBy = Cancelled, time.Now().UTC(), id
+	ended.Record.GaveWayTo = why.to
 	ended.Record.Problem = asProblem(Cancelled, fmt.Errorf("%w; %s cleans up after it", why, id))
 	return ended, cleanup, true
 }
@@ -82,8 +83,8 @@ func (r *run) cleanupLocked(id string, why *cancelled) entry {
 	return e
 }
 
-// beginCleanup runs the clean-up of r once r's last step has returned, and not beside
-// it: where controld stops before, it is left to the next one. m.mu is held.
+// beginCleanup runs the clean-up of r when r's last step has returned, and never beside
+// it. When controld stops before that, the next one does it. m.mu is held.
 func (m *Manager) beginCleanup(r *run, e entry) *run {
 	c := m.newRun(e)
 	row := m.table.row(e.Record.Kind, e.Record.Mode)

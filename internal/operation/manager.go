@@ -27,12 +27,12 @@ type Manager struct {
 	mu       sync.Mutex
 	stopping bool
 	runs     map[string]*run // open operations by ID
-	// left are those that another process left open and Resume has not taken up:
-	// they hold their claims like those that run.
+	// left are those that another process left open, until Resume takes them up. They
+	// hold their claims like those that run.
 	left     []entry
 	releases uint64        // how often claims have ended
 	changed  chan struct{} // closed, and made anew, when claims end
-	// unsaved are those that have ended while the disk refused to take that.
+	// unsaved are those that have ended, and the disk has refused to note it so far.
 	unsaved     map[string]Record
 	subscribers map[*subscriber]struct{}
 	seq         uint64
@@ -61,8 +61,8 @@ func NewManager(j *Journal, table Table, log *slog.Logger) (*Manager, error) {
 	ctx, stop := context.WithCancelCause(context.Background())
 	return &Manager{
 		journal: j, table: table, log: log, ctx: ctx, stop: stop, builders: map[string]Builder{},
-		runs: map[string]*run{}, left: left, changed: make(chan struct{}), unsaved: map[string]Record{}, subscribers: map[*subscriber]struct{}{},
-		holding: map[*run]time.Time{}, unbuilt: map[string]bool{},
+		runs: map[string]*run{}, left: left, changed: make(chan struct{}), unsaved: map[string]Record{},
+		subscribers: map[*subscriber]struct{}{}, holding: map[*run]time.Time{}, unbuilt: map[string]bool{},
 	}, nil
 }
 
@@ -80,11 +80,11 @@ func (m *Manager) Register(kind string, build Builder) error {
 	return nil
 }
 
-// Start begins an operation and returns when it was prepared, or waits for another
-// for as long as that takes: with the running record; with a refused one and the
-// *Problem that refused it; or with an error (*Busy, ErrKeyReused, ErrStopping) when
-// nothing was begun. A repeated idempotency key returns the operation that it began.
-// Ending ctx ends nothing.
+// Start begins an operation. It returns when that is prepared, or when it waits for
+// another for as long as that takes. It returns the running record; or a refused one
+// and the *Problem that refused it; or, when nothing was begun, an error (*Busy,
+// ErrKeyReused, ErrStopping). A repeated idempotency key returns the operation that it
+// began. When ctx ends Start returns, and the operation goes on.
 func (m *Manager) Start(ctx context.Context, spec Spec, work Runnable) (Record, error) {
 	r, bound, err := m.admit(spec)
 	if err != nil {
@@ -110,7 +110,7 @@ func (m *Manager) Start(ctx context.Context, spec Spec, work Runnable) (Record, 
 }
 
 // admit makes the run, or returns the ID of the operation that the key in spec is
-// bound to already. What cannot be taken in any mode is refused here.
+// bound to already. A request that is refused in every mode is refused here.
 func (m *Manager) admit(spec Spec) (admitted *run, bound string, err error) {
 	if m.builders[spec.Kind] == nil {
 		return nil, "", fmt.Errorf("operations of kind %q are not registered", spec.Kind)
@@ -155,7 +155,7 @@ func (m *Manager) refuseLocked(r *run, refusal *Busy) {
 	r.mu.Lock()
 	rec := &r.e.Record
 	rec.State, rec.EndedAt, rec.WaitsFor, rec.Follows = Refused, time.Now().UTC(), "", ""
-	rec.Problem = &Problem{Type: "/problems/operation-running", Detail: refusal.Error(), Numbers: map[string]any{"operation": refusal.Running.ID}}
+	rec.Problem = Refuse("operation-running", map[string]any{"operation": refusal.Running.ID}, "%s", refusal.Error())
 	ended := r.entryLocked()
 	ended.Waiting = false
 	r.mu.Unlock()
@@ -231,8 +231,9 @@ func (m *Manager) work(r *run, work Runnable, begun chan<- error) {
 	}
 }
 
-// endStopped leaves an operation that was not begun when controld stopped: one that
-// the journal knows to wait goes on waiting, of any other there is no trace.
+// endStopped leaves an operation that was not begun when controld stopped. If the
+// journal knows that it waits, the next start goes on waiting. Of any other there is no
+// trace, and its key is free.
 func (m *Manager) endStopped(r *run) {
 	if !r.waitJournalled() {
 		m.freeKey(r)
@@ -241,8 +242,8 @@ func (m *Manager) endStopped(r *run) {
 	r.ended()
 }
 
-// begin journals that the first step may begin, and that the operation before it,
-// if there is one, is gone on from.
+// begin journals that the first step may begin. If the operation follows another, that
+// one's record gets to know by which.
 func (m *Manager) begin(r *run) error {
 	if err := r.entry(0, nil); err != nil {
 		return err
@@ -270,9 +271,9 @@ func (m *Manager) finish(r *run, work Runnable, state State) {
 
 // Resume goes on with every operation that another process left open: forward where
 // its point of no return is passed, back where it is not. They ran side by side, and
-// do so again, those first that may have clients waiting. It returns when all have
-// ended or ctx has. One that cannot be built, since another version made it, keeps
-// its claims until somebody cancels it.
+// do so again; those that may have clients waiting begin first. Resume returns when all
+// have ended, or when ctx has. An operation of another version, which this one cannot
+// build, keeps its claims until somebody cancels it.
 func (m *Manager) Resume(ctx context.Context) error {
 	m.mu.Lock()
 	left := slices.Clone(m.left)
@@ -282,7 +283,8 @@ func (m *Manager) Resume(ctx context.Context) error {
 	var ids []string
 	for _, e := range left {
 		if err := m.takeUp(e); err != nil {
-			m.log.Error("operation cannot be resumed, and keeps what it claims until it is cancelled", "operation", e.Record.ID, "kind", e.Record.Kind, "err", err)
+			m.log.Error("operation cannot be resumed, and keeps what it claims until it is cancelled",
+				"operation", e.Record.ID, "kind", e.Record.Kind, "err", err)
 			errs = append(errs, fmt.Errorf("resume operation %s: %w", e.Record.ID, err))
 			continue
 		}
@@ -394,7 +396,7 @@ func (m *Manager) List(f Filter) ([]Record, string, error) {
 // is what Holding says.
 func (m *Manager) Open() []Record {
 	m.mu.Lock()
-	out := make([]Record, 0, len(m.runs)+len(m.left))
+	out := []Record{}
 	for _, e := range m.left {
 		out = append(out, e.Record)
 	}
@@ -452,8 +454,8 @@ func (m *Manager) cancel(ctx context.Context, id string, why *cancelled) (Record
 	return r.snapshot(), nil
 }
 
-// takenUp is the run of an open operation. One that another process left is awaited
-// until it is resumed; nil where this version cannot do that.
+// takenUp is the run of an open operation. For one that another process left it waits
+// until that is resumed. It is nil where this version cannot resume it.
 func (m *Manager) takenUp(ctx context.Context, id string) (*run, error) {
 	for {
 		m.mu.Lock()
@@ -481,8 +483,8 @@ func (m *Manager) takenUp(ctx context.Context, id string) (*run, error) {
 	}
 }
 
-// forsake ends an operation that another process left open and that nobody knows how
-// to undo.
+// forsake ends an operation that another process left open and that this version does
+// not know how to undo.
 func (m *Manager) forsake(id string, why *cancelled) (Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -492,7 +494,8 @@ func (m *Manager) forsake(id string, why *cancelled) (Record, error) {
 	}
 	e := m.left[at]
 	e.Record.State, e.Record.EndedAt = Incomplete, time.Now().UTC()
-	e.Record.Problem = asProblem(Incomplete, fmt.Errorf("%w; this version of controld does not know how to undo it, and left it as it stands", why))
+	e.Record.Problem = asProblem(Incomplete,
+		fmt.Errorf("%w; this version of controld does not know how to undo it, and left it as it stands", why))
 	if err := m.journal.put(e); err != nil {
 		return Record{}, err
 	}
@@ -502,9 +505,9 @@ func (m *Manager) forsake(id string, why *cancelled) (Record, error) {
 	return e.Record, nil
 }
 
-// Stop ends the manager: nothing new begins, what waits or can be gone on with
-// later is left at once, and what else runs has until ctx ends to finish. Then it is
-// cut: undone before its point of no return, left open in the journal past it.
+// Stop ends the manager. Nothing new begins. What waits, or can be gone on with later,
+// is left at once. What else runs has until ctx ends to finish; then it is undone, or,
+// past its point of no return, left open in the journal.
 func (m *Manager) Stop(ctx context.Context) error {
 	m.mu.Lock()
 	m.stopping = true
@@ -533,8 +536,8 @@ func (m *Manager) Stop(ctx context.Context) error {
 	}
 }
 
-// restAtMost bounds how long one operation's clients keep others from the disk: a
-// pause is shorter.
+// restAtMost bounds how long an operation that has clients waiting keeps others from
+// the disk. Every pause is shorter.
 const restAtMost = 30 * time.Second
 
 // holdsClients notes whether r has clients waiting.
@@ -550,8 +553,8 @@ func (m *Manager) holdsClients(r *run, yes bool) {
 	}
 }
 
-// awaitRelease waits while an operation other than r has clients waiting: its
-// entries go first.
+// awaitRelease waits while an operation other than r has clients waiting: that one's
+// entries must not queue behind others at the disk.
 func (m *Manager) awaitRelease(ctx context.Context, r *run) error {
 	for m.othersHold(r) {
 		select {
@@ -611,7 +614,9 @@ func (m *Manager) tidy(ctx context.Context, keep Retention) error {
 	if len(ids) > 0 {
 		m.log.Info("audit pruned", "operations", len(ids))
 	}
-	names, err := m.journal.withCheckpoints() // before those that are open: what begins meanwhile is in neither
+	// These are asked for before the open operations: what begins in between has then
+	// no checkpoints here that could be forgotten.
+	names, err := m.journal.withCheckpoints()
 	if err != nil || len(names) == 0 {
 		return err
 	}

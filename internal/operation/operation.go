@@ -14,9 +14,11 @@ import (
 // A State is where an operation stands.
 type State string
 
-// The states of an operation. Running and Incomplete are open: work goes on.
-// Incomplete has failed past its point of no return and is being retried; or,
-// with an end, it was given up there, or its undoing has left nobody to lead.
+// The states of an operation. A running one is open: work on it goes on.
+//
+// An incomplete one has failed past its point of no return. While it has no end it is
+// open, too, and is tried again. With an end it was given up there; or it was undone,
+// and that has left a cluster that nobody leads.
 const (
 	Running    State = "running"
 	Succeeded  State = "succeeded"
@@ -76,6 +78,8 @@ type Record struct {
 	// failover whose old primary is rejoined. FollowedBy points back.
 	Follows    string `json:"follows,omitempty"`
 	FollowedBy string `json:"followed_by,omitempty"`
+	// GaveWayTo is the operation for whose sake this one was cancelled and let go.
+	GaveWayTo string `json:"gave_way_to,omitempty"`
 	// WaitsFor is the operation whose end this one waits for; it has begun nothing.
 	WaitsFor string `json:"waits_for,omitempty"`
 	// Progress is the latest of the running step. It is not kept.
@@ -180,8 +184,8 @@ type Spec struct {
 	Caller  Caller
 	Follows string
 	Checks  []Check
-	// Foreseen is what the result of one that is refused before it was prepared
-	// tells: whom it would have been about.
+	// Foreseen is whom it would be about. It is the result of an operation that is
+	// refused before it could look.
 	Foreseen map[string]any
 	// Params is what a restarted daemon needs to build the same work again.
 	Params json.RawMessage
@@ -189,7 +193,7 @@ type Spec struct {
 	CancelRunning bool
 }
 
-// record is what the audit holds of the request from its first moment on.
+// record is what the audit first holds of the request.
 func (s Spec) record(id string, state State) Record {
 	return Record{
 		ID: id, Kind: s.Kind, Mode: s.Mode, State: state, RequestedBy: s.Caller.Name, CallerKind: s.Caller.kind(), Reason: s.Reason,

@@ -22,8 +22,8 @@ type Progress struct {
 const (
 	// progressEvery is the shortest time between two events of progress.
 	progressEvery = 500 * time.Millisecond
-	// rateOver is the time constant of the rate's smoothing: older reports count for
-	// 1/e, which is that of an exponentially weighted moving average.
+	// rateOver is the time constant of the rate, an exponentially weighted moving
+	// average: what is that old still counts for 1/e.
 	rateOver = 10 * time.Second
 )
 

@@ -13,7 +13,7 @@ import (
 func TestProgress(t *testing.T) {
 	onBench(t, func(b *bench) {
 		const step, perStep, total = 50 * time.Millisecond, 100, 120_000
-		s := &script{do: map[string]func(context.Context) error{
+		s := &script{do: acts{
 			"b": func(ctx context.Context) error {
 				for done := int64(0); done <= total; done += perStep {
 					Report(ctx, Progress{Phase: "copy", Done: done, Total: total, Unit: "bytes"})
@@ -51,7 +51,7 @@ func TestProgress(t *testing.T) {
 				t.Errorf("event: %+v", ev)
 			}
 		}
-		if told < 55 || told > 61 {
+		if told < 59 || told > 61 {
 			t.Errorf("%d events of progress in 30 s", told)
 		}
 		time.Sleep(time.Minute)
@@ -65,9 +65,10 @@ func TestProgress(t *testing.T) {
 func TestProgressThatIsNotKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var m meter
+		unit := "rows"
 		far := func(phase string, done, total int64, after time.Duration) Progress {
 			time.Sleep(after)
-			p, _ := m.report(Progress{Phase: phase, Done: done, Total: total, Unit: "rows"}, time.Now())
+			p, _ := m.report(Progress{Phase: phase, Done: done, Total: total, Unit: unit}, time.Now())
 			return p
 		}
 		if p := far("read", 5, 0, 0); p.Rate != 0 || p.ETA != 0 || p.Total != 0 {
@@ -89,5 +90,40 @@ func TestProgressThatIsNotKnown(t *testing.T) {
 		if p := far("write", 1001, 0, time.Minute); p.Rate > 200 { // it stands still
 			t.Errorf("after a minute of nothing: %+v", p)
 		}
+		if p := far("write", 1501, 2001, time.Second); p.Rate == 0 || p.ETA != time.Duration(500/p.Rate*float64(time.Second)) {
+			t.Errorf("on the way: %+v", p)
+		}
+		if p := far("write", 1500, 2001, time.Second); p.Rate != 0 {
+			t.Errorf("fewer than before: %+v", p)
+		}
+		far("write", 1600, 2001, time.Second)
+		unit = "bytes"
+		if p := far("write", 9000, 9999, time.Second); p.Rate != 0 {
+			t.Errorf("another unit: %+v", p)
+		}
 	})
+}
+
+// A rate is the plain average at first; later the last ten seconds count most.
+func TestSmoothed(t *testing.T) {
+	const second = time.Second
+	for _, tt := range []struct {
+		name           string
+		rate, done     float64
+		step, measured time.Duration
+		want           float64
+	}{
+		{"the first step", 0, 300, 2 * second, 0, 150},
+		{"a second one, as long and faster", 100, 200, second, second, 150},
+		{"one of many", 100, 210, second, 60 * second, 110},
+		{"it stands still", 110, 0, second, 60 * second, 100},
+		{"a long step", 100, 8000, 40 * second, 60 * second, 180},
+		{"no time has passed", 100, 50, 0, 60 * second, 100},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := smoothed(tt.rate, tt.done, tt.step, tt.measured); math.Abs(got-tt.want) > 1e-9 {
+				t.Errorf("%v a second, want %v", got, tt.want)
+			}
+		})
+	}
 }

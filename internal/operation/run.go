@@ -26,21 +26,21 @@ type run struct {
 	done        chan struct{} // closed when it has ended
 	returned    chan struct{} // closed when its goroutine does nothing any more
 
-	// journalling is held from the look at what is to be kept until that is on the
-	// disk: nothing is kept of one after it was let go. Manager.mu, if at all, is taken
-	// before it, and mu after it.
+	// journalling is held while an entry is made and written. So nothing is written of
+	// an operation that was let go in between. The order of the locks is Manager.mu,
+	// journalling, mu.
 	journalling sync.Mutex
 
 	mu    sync.Mutex
 	e     entry
-	held  *Row          // what it claims; nil: nothing yet, or any more
-	begun bool          // it is in the journal that its first step may have begun
+	held  *Row          // what it claims; nil: nothing yet, or nothing any more
+	begun bool          // the journal says that its first step may have begun
 	gone  bool          // it was let go: see letGo
-	ends  bool          // its end is being journalled: it is not let go any more
+	ends  bool          // its end is being journalled, and it cannot be let go any more
 	delay time.Duration // before the next retry
 	// progress is of the running step.
 	progress meter
-	// resumed: another process began it, and the entry may tell of less than was done.
+	// resumed: another process began it, and may have done more than the entry says.
 	resumed bool
 }
 
@@ -57,6 +57,17 @@ func (m *Manager) newRun(e entry) *run {
 
 // runKey finds the run in the context of its steps.
 type runKey struct{}
+
+// ID is that of the operation whose step has this context; empty outside of one. In a
+// clean-up it is that of what is cleaned up after. What a step begins elsewhere is found
+// again by it.
+func ID(ctx context.Context) string {
+	r, ok := ctx.Value(runKey{}).(*run)
+	if !ok {
+		return ""
+	}
+	return r.subject()
+}
 
 // claims is what it holds, nil for nothing.
 func (r *run) claims() *Row {
@@ -108,9 +119,9 @@ func (r *run) begin(names []string, result map[string]any) {
 	})
 }
 
-// sameSteps reports whether the journal tells of the steps with these names, and
-// of one of them as reached. Where it does not, because another version of
-// controld wrote it, the record gets these.
+// sameSteps reports whether the journal has the steps with these names, and has
+// reached one of them. Another version of controld may have written other steps; then
+// the record gets these.
 func (r *run) sameSteps(names []string, result map[string]any) bool {
 	r.mu.Lock()
 	same := slices.EqualFunc(r.e.Record.Steps, names, func(s StepRecord, name string) bool { return s.Name == name })
@@ -169,7 +180,7 @@ func (r *run) reached() int {
 	return r.e.Reached
 }
 
-// errLetGo: there is nothing to be kept any more of an operation that was let go.
+// errLetGo: the operation was let go, and nothing more is kept of it.
 var errLetGo = errors.New("the operation was let go")
 
 // keep changes the entry and makes it durable.
@@ -187,8 +198,8 @@ func (r *run) keep(change func(*entry)) error {
 	return r.m.journal.put(e)
 }
 
-// entry makes it durable that step i and those up to the next entry may begin.
-// A nil state leaves the kept one.
+// entry makes it durable that step i and those up to the next entry may begin. With a
+// nil state the one that is kept stays.
 func (r *run) entry(i int, state any) error {
 	if state != nil {
 		if err := r.keepState(state); err != nil {
@@ -236,7 +247,7 @@ func (r *run) markResumed() {
 	r.resumed = true
 }
 
-// untouched reports that step i was certainly never begun.
+// untouched reports whether it is certain that step i was never begun.
 func (r *run) untouched(i int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -348,8 +359,8 @@ func (r *run) incomplete(err error) {
 	r.settledOnce.Do(func() { close(r.settled) })
 }
 
-// pauseBeforeRetry waits, longer each time, or until ctx ends: a cancelled
-// operation is settled by its next failure.
+// pauseBeforeRetry waits, longer each time. When ctx ends it returns at once: the
+// next attempt fails for that, and its failure settles the operation.
 func (r *run) pauseBeforeRetry(ctx context.Context) {
 	r.mu.Lock()
 	delay := r.delay
@@ -361,9 +372,9 @@ func (r *run) pauseBeforeRetry(ctx context.Context) {
 	}
 }
 
-// end closes the operation in state. Running leaves it open in the journal, for
-// the next start. The end is on the disk before anybody sees it: whoever does
-// may start the next one, and a restart must not find both open.
+// end closes the operation in state; one in state Running stays open in the journal,
+// for the next start. The end is on the disk before anybody sees it. For whoever sees
+// it may start another operation, and a restart must not find both open.
 func (r *run) end(state State) {
 	if !r.claimEnd() { // it was let go before
 		return
@@ -377,8 +388,8 @@ func (r *run) end(state State) {
 			r.m.saveLater(ended)
 		}
 		rec := r.publishEnd(ended)
-		if kept { // else a restart finds it open, and needs them
-			if err := r.m.journal.dropCheckpointsOf(r.checkpoints()); err != nil {
+		if kept { // else a restart finds the operation open, and needs its checkpoints
+			if err := r.m.journal.dropCheckpointsOf(r.subject()); err != nil {
 				r.log.Warn("checkpoints not dropped", "err", err)
 			}
 		}
@@ -387,7 +398,8 @@ func (r *run) end(state State) {
 	r.ended()
 }
 
-// claimEnd: from now on it ends, and is not let go any more; or it was before.
+// claimEnd makes sure that the operation ends only once. It returns false when the
+// operation was let go before; after true it cannot be let go any more.
 func (r *run) claimEnd() bool {
 	r.journalling.Lock()
 	defer r.journalling.Unlock()
@@ -397,7 +409,7 @@ func (r *run) claimEnd() bool {
 	return r.ends
 }
 
-// leave takes it from those that run, as the journal has it.
+// leave takes the operation from those that run, and leaves its entry as it is.
 func (r *run) leave() {
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
@@ -416,7 +428,7 @@ func (r *run) releaseLocked() {
 	}
 }
 
-// ended lets go those who wait for the end.
+// ended wakes those who wait for the end.
 func (r *run) ended() {
 	r.m.holdsClients(r, false)
 	r.closeDone()
@@ -435,9 +447,9 @@ func problemText(rec Record) string {
 	return rec.Problem.Detail
 }
 
-// persistEnd writes the last entry. Where the disk refuses, it is tried again;
-// until then the operation is open in the journal, and a start finds that nothing
-// is left to do.
+// persistEnd writes the last entry. kept is false when the disk has refused it; the
+// caller sees to it that this is tried again. A restart before that finds the operation
+// open, and that nothing is left to do.
 func (r *run) persistEnd(state State) (ended entry, kept bool) {
 	r.journalling.Lock()
 	defer r.journalling.Unlock()

@@ -92,7 +92,12 @@ func (p *player) work(kind string, s playState) Runnable {
 		Forward: kind == kindTidy || kind == "align",
 		Steps: func(*playState) []Step[playState] {
 			if !moves {
-				return []Step[playState]{step("look", true, nil, nil), step("make", true, build, remove), step("more", false, nil, nil), step("take", true, remove, nil)}
+				return []Step[playState]{
+					step("look", true, nil, nil),
+					step("make", true, build, remove),
+					step("more", false, nil, nil),
+					step("take", true, remove, nil),
+				}
 			}
 			pause := step("pause", true, hold, release)
 			leap, resume := step("leap", true, nil, nil), step("resume", false, release, nil)
@@ -121,7 +126,11 @@ func (p *player) work(kind string, s playState) Runnable {
 // order, in the end no claim is held, nothing waits, no client is held, and nothing
 // that was made is left behind.
 func TestRandomSchedules(t *testing.T) {
-	for seed := range uint64(200) {
+	schedules := uint64(200)
+	if testing.Short() {
+		schedules = 20
+	}
+	for seed := range schedules {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			onSorts(t, func(b *bench) { playSchedule(b, rand.New(rand.NewPCG(seed, 1))) })
@@ -129,7 +138,9 @@ func TestRandomSchedules(t *testing.T) {
 	}
 }
 
-var scheduleKinds = []string{"failover", kindCopy, kindCopy, kindLoad, kindTidy, kindOnce, kindAgain, kindHeavy, "rejoin", "align", "protect"}
+var scheduleKinds = []string{
+	"failover", kindCopy, kindCopy, kindLoad, kindTidy, kindOnce, kindAgain, kindHeavy, "rejoin", "align", "protect",
+}
 
 func playSchedule(b *bench, rng *rand.Rand) {
 	w := &scheduleWorld{held: map[string]bool{}, made: map[string]bool{}}

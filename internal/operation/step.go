@@ -32,13 +32,13 @@ type Step[S any] struct {
 // Work is an operation on the state S. The state is what one step learns for
 // the next; the journal keeps it.
 type Work[S any] struct {
-	// Decide, if set, looks, and says what the request has become, before anything
-	// is claimed: the rules of giving way ask for the mode. It touches nothing, and
-	// is called anew when what excluded the operation has ended. A *Problem refuses.
+	// Decide, if set, looks at the world and chooses the mode. It is called before
+	// anything is claimed, since who gives way to whom depends on the mode, and again
+	// when what was in the way has ended. It touches nothing. A *Problem refuses.
 	Decide func(ctx context.Context, state *S) (Decision, error)
-	// Prepare observes and checks, and touches nothing. What it sees is no other
-	// operation's to change, as that was during the last Decide. A *Problem refuses
-	// the operation. It is not run again when an operation is resumed.
+	// Prepare observes and checks, and touches nothing. The claims are taken by now:
+	// no other operation changes what it sees, as one could during Decide. A *Problem
+	// refuses the operation. A resumed operation is not prepared again.
 	Prepare func(ctx context.Context, state *S) (Prepared, error)
 	// Steps is the list for a prepared state. It is a function of the state
 	// alone, so that a resumed operation has the same list.
@@ -46,15 +46,15 @@ type Work[S any] struct {
 	// NoReturn names the step from which on Past is asked whether the
 	// operation can still be undone. Empty: it is undone at any step.
 	NoReturn string
-	// Past reports whether the point of no return is passed, which is a fact
-	// of the world and not of the journal. It may act to find out (fence a
-	// server that does not answer). An error means: not known, ask again.
+	// Past reports whether the point of no return is passed. It asks the world, for
+	// the journal cannot know. It may act to find out, such as fence a server that
+	// does not answer. An error means: not known, ask again.
 	Past func(ctx context.Context, state *S) (bool, error)
-	// Left, if set, looks at what an undo has left. An error says that it is
-	// nothing to leave it at, and what to do: the operation ends as incomplete.
+	// Left, if set, looks at what an undo has left. Where nobody can be left with that,
+	// it returns an error that says what to do, and the operation ends as incomplete.
 	Left func(ctx context.Context, state *S) error
-	// GiveUp, if set, notes what is true when a person gives the operation up
-	// past its point of no return.
+	// GiveUp, if set, is called when a person cancels the operation past its point of
+	// no return. It notes down what is true then.
 	GiveUp func(ctx context.Context, state *S) error
 	// Forward makes a restarted daemon go on with the steps instead of
 	// undoing them, for operations whose steps can all be repeated.
@@ -97,14 +97,17 @@ const (
 var ErrGoOn = errors.New("cannot be taken back: going on")
 
 // cancelled is the cause of the context of an operation that was cancelled.
-type cancelled struct{ why string }
+type cancelled struct {
+	why string
+	to  string // the operation that it gives way to; empty: somebody asked for it
+}
 
 func (c *cancelled) Error() string { return c.why }
 
-// Is makes every cause of this kind errCancelled.
+// Is lets errors.Is(err, errCancelled) find every cancelled, whatever its reason.
 func (c *cancelled) Is(target error) bool { return target == error(errCancelled) }
 
-var errCancelled = &cancelled{"cancelled on request"}
+var errCancelled = &cancelled{why: "cancelled on request"}
 
 func (w Work[S]) decide(ctx context.Context, r *run) (Decision, error) {
 	if w.Decide == nil {
@@ -193,7 +196,7 @@ func (w Work[S]) run(ctx context.Context, r *run, state *S, steps []Step[S], fir
 		i = w.reenter(steps, i) - 1 // past the point of no return: again
 	}
 	r.result(w.result(state))
-	if r.wasLetGo() { // by the time that its last step had ended
+	if r.wasLetGo() { // while its last step ran
 		w.leaveState(r, state)
 	}
 	return Succeeded
@@ -206,9 +209,9 @@ func (w Work[S]) leaveState(r *run, state *S) {
 	}
 }
 
-// reenter is the step from which one that failed past the point of no return is
-// tried again: the last that asked for an entry, as after a restart, since the
-// steps after it may have lost what they stood on.
+// reenter is the step from which an operation is tried again that has failed past its
+// point of no return. It is the last one with an entry, as after a restart: what the
+// steps since then had done may be lost again.
 func (w Work[S]) reenter(steps []Step[S], failed int) int {
 	noReturn := index(steps, w.NoReturn)
 	for i := failed; i > noReturn; i-- {
@@ -250,20 +253,20 @@ func guarded(log *slog.Logger, f func() error) (err error) {
 	return f()
 }
 
-// settle decides what follows from the failure of step i: it is undone, or,
-// past the point of no return, tried again after a while.
+// settle does what the failure of step i asks for. Before the point of no return the
+// operation is undone; past it, it is to be tried again, and settle has waited a while.
 func (w Work[S]) settle(ctx context.Context, r *run, state *S, steps []Step[S], i int, failure error) (outcome State, again bool) {
-	if r.wasLetGo() { // what it leaves is cleaned up by another
+	if r.wasLetGo() { // it has ended already, and another operation cleans up after it
 		w.leaveState(r, state)
 		return Cancelled, false
 	}
 	past, known := false, true
 	switch at := index(steps, w.NoReturn); {
 	case at >= 0 && i > at:
-		past = true // that step has ended: to ask again could take the world for less than it is
+		past = true // that step has ended; the world might not show it at this moment
 	case at >= 0 && i == at && r.untouched(i):
-		// Its entry was refused, or the operation cancelled before it: there is
-		// nothing to find out, and nobody to fence for it.
+		// It was never begun: its entry was refused, or the operation was cancelled
+		// before it. To ask the world could fence a server for nothing.
 	case at >= 0 && i == at:
 		past, known = w.past(ctx, r, state)
 	}
@@ -353,8 +356,8 @@ func (w Work[S]) undo(ctx context.Context, r *run, state *S, steps []Step[S], la
 	return r.fail(Undone, errors.Join(failure, undoErr))
 }
 
-// goOn does the steps from index first on after all. Whoever cancelled or stopped
-// the operation wanted it undone, which cannot be.
+// goOn does the steps from index first on after all. Should the operation have been
+// cancelled or stopped, it goes on nevertheless: undone it cannot be.
 func (w Work[S]) goOn(ctx context.Context, r *run, state *S, steps []Step[S], first int) State {
 	if ctx.Err() != nil {
 		ctx = context.WithoutCancel(ctx)
@@ -378,7 +381,7 @@ func (w Work[S]) resume(ctx context.Context, r *run) State {
 	r.markResumed()
 	steps := w.Steps(&state)
 	at := r.reached()
-	last := at // the last step that may have begun
+	last := at // the last step that may have begun: those without an entry are covered by this one's
 	if !r.sameSteps(stepNames(steps), w.result(&state)) {
 		at, last = 0, len(steps)-1 // of another version: any of them may have been done
 	}
@@ -389,10 +392,11 @@ func (w Work[S]) resume(ctx context.Context, r *run) State {
 		return w.run(ctx, r, &state, steps, at)
 	}
 	noReturn := index(steps, w.NoReturn)
-	past := noReturn >= 0 && at > noReturn // that step had ended, or there were no such entry
+	past := noReturn >= 0 && at > noReturn // a later entry proves that this step had ended
 	if !past && noReturn >= 0 && last >= noReturn {
-		// Until the world says, nothing else may begin. Left aside, it would be taken
-		// up by a later start, in a world that has moved on; only a person gives it up.
+		// It is asked until the world answers. To leave the operation aside would let
+		// others begin, and a later start would go on with it in a world that has
+		// moved on. Only a person may give it up.
 		for known := false; !known; {
 			past, known = w.past(ctx, r, &state)
 			switch cause := context.Cause(ctx); {

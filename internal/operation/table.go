@@ -23,9 +23,30 @@ var Claims = Table{
 		CancelCosts: "the pooler's entries stay as they are until controld looks again",
 	},
 	{
+		Kind: "provision", Exclusive: []Resource{Cluster}, Yields: append(lost, upkeep...),
+		CancelCosts: "what this version needs in PostgreSQL is brought when controld looks again",
+	},
+	{
 		Kind: "protect", Exclusive: []Resource{Commit}, Yields: append(lost, upkeep...),
 		CancelCosts: "what commits wait for stays as it is until controld looks again",
 	},
+	{
+		Kind: "repository", Exclusive: []Resource{Repository}, Shared: []Resource{Primary}, Restartable: true, Yields: moves,
+		CancelCosts: "the repository is made when controld looks again",
+	},
+	{
+		Kind: "backup", Exclusive: []Resource{Repository}, Shared: []Resource{Primary}, Restartable: true, Loose: true, Yields: moves,
+		CancelCosts: "the backup is made again after it; of what it has copied only a full keeps anything",
+	},
+	{Kind: KindCleanup, Modes: []string{"backup"}, Exclusive: []Resource{Repository}},
+}
+
+// moves: nobody waits for a backup who wants the primary elsewhere, or back.
+var moves = []Yield{
+	{To: "failover", How: AnswerCancel},
+	{To: "failback", How: AnswerCancel},
+	{To: "start", How: AnswerCancel},
+	{To: "bootstrap", How: AnswerCancel},
 }
 
 // upkeep: nobody who asks for something can know that controld mends something

@@ -20,11 +20,10 @@ const consoleDatabase = "pgbouncer"
 // and to a RESUME of one that is not, and to much else.
 const codeNotInState = "08P01"
 
-// Pause implements cluster.Pooler. It has a connection of its own, which waits
-// with it. When ctx ends the connection is closed at once: a RESUME that comes
-// while a PAUSE still waits would leave that PAUSE hanging for ever. Before it
-// is sent, a second connection is made ready for the RESUME: a login inside the
-// pause would lengthen it.
+// Pause implements cluster.Pooler. It has a connection of its own, which waits with it.
+// When ctx ends that connection is closed at once: a RESUME that comes while a PAUSE
+// still waits would leave that PAUSE hanging for ever. Before PAUSE is sent, a second
+// connection is made ready for the RESUME: a login inside the pause would lengthen it.
 func (p *Pooler) Pause(ctx context.Context, database string) error {
 	return p.pause(ctx, database, awaitLogins)
 }
@@ -55,13 +54,15 @@ func (p *Pooler) pause(ctx context.Context, database string, before func(context
 // a busy host.
 const loginPoll = time.Millisecond
 
-// awaitLogins waits, as long as ctx lasts, until PgBouncer opens no server connection of the database,
-// and is not about to: clients wait for one while a pool has room to grow.
-// A PAUSE breaks a login off, PgBouncer takes that for a failed one, and after
-// the RESUME it throws out each client that asks before the next login has
-// succeeded ("server login has been failing, cached error: pause mode"). A client
-// that comes in the moment before the PAUSE can still begin one: a Drain to 1
-// before keeps pools that have a connection from opening more.
+// awaitLogins waits, as long as ctx lasts, until PgBouncer opens no server connection of
+// the database and is not about to. It is about to while clients wait for a connection
+// and their pool has room to grow.
+//
+// A PAUSE breaks a login off, and PgBouncer takes that for a failed one. After the RESUME
+// it throws out each client that asks before the next login has succeeded ("server login
+// has been failing, cached error: pause mode"). A client that comes in the moment before
+// the PAUSE can still begin a login. A Drain to 1 before the pause keeps pools that have
+// a connection from opening more.
 func awaitLogins(ctx context.Context, c *connection, database string) error {
 	rows, err := c.query(ctx, "SHOW DATABASES")
 	if err != nil {
@@ -215,9 +216,9 @@ func entriesOf(rows []map[string]string) (entries []entry, err error) {
 	return entries, nil
 }
 
-// ask runs a command that does not wait over the standing console connection.
-// One that has broken since its last use, with PgBouncer or by its hand, is
-// opened anew once; all these commands may run twice. p.mu is held.
+// ask runs a command that does not wait, over the standing console connection. Where that
+// has broken since its last use, because PgBouncer ended or closed it, ask opens another
+// one, once: all these commands may run twice. p.mu is held.
 func (p *Pooler) ask(ctx context.Context, command string) ([]map[string]string, error) {
 	for {
 		fresh := p.console == nil

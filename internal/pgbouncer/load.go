@@ -40,8 +40,8 @@ func poolsOf(rows []map[string]string, database string) ([]pool, error) {
 	return pools, nil
 }
 
-// answered is, by entry, how long the queries took that were answered. PgBouncer's
-// counts are of those that were asked. p.mu is held.
+// answered is, by entry, how long all queries took that were answered. It grows with
+// answers alone; PgBouncer's counts of queries are of those that were asked. p.mu is held.
 func (p *Pooler) answered(ctx context.Context) (map[string]time.Duration, error) {
 	rows, err := p.ask(ctx, "SHOW STATS")
 	if err != nil {

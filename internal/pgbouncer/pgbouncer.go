@@ -224,11 +224,7 @@ func (p *Pooler) apply(ctx context.Context, want []render.Entry) error {
 // write puts the file into the configuration volume unless it stands there
 // already, as after a restart of controld.
 func (p *Pooler) write(file []byte) error {
-	path := filepath.Join(p.cfg.ConfigDir, configFile)
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, file) {
-		return nil
-	}
-	if err := node.WriteFile(path, file, 0o644); err != nil {
+	if _, err := node.WriteChanged(filepath.Join(p.cfg.ConfigDir, configFile), file, 0o644); err != nil {
 		return fmt.Errorf("pooler: %w", err)
 	}
 	return nil

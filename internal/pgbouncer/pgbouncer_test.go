@@ -81,7 +81,8 @@ func (e *env) client(t *testing.T, database string) *pgconn.PgConn {
 }
 
 func (e *env) dial(ctx context.Context, user, password, database string) (*pgconn.PgConn, error) {
-	return pgconn.Connect(ctx, fmt.Sprintf("host=%s port=6432 user=%s password='%s' dbname=%s sslmode=disable", e.box.IP, user, password, database))
+	dsn := fmt.Sprintf("host=%s port=6432 user=%s password='%s' dbname=%s sslmode=disable", e.box.IP, user, password, database)
+	return pgconn.Connect(ctx, dsn)
 }
 
 func (e *env) hold(t *testing.T, database string) (commit func() error) {
@@ -256,10 +257,10 @@ func readOnlyUnderLoad(t *testing.T, e *env) {
 	l.check(t)
 }
 
-// pauseMeetsLogin: after each resume the pool is empty, and all clients need
-// connections that are opened now; the next pause comes a few milliseconds
-// later, and the host changes under it. That there is a connection, that the
-// drain lets no further login begin, and that none is on its way, keeps every client.
+// pauseMeetsLogin: after each resume the pool is empty, and all clients need connections
+// that are opened now. The next pause comes a few milliseconds later, and the host changes
+// under it. No client is lost, for three reasons: there is a connection, the drain lets no
+// further login begin, and no login is on its way.
 func pauseMeetsLogin(t *testing.T, e *env) {
 	l := e.load(t, 8, "imdb", "SELECT 1")
 	dockertest.Eventually(t, 5*time.Second, func(context.Context) error {
@@ -473,8 +474,8 @@ func frozen(t *testing.T, e *env) {
 	}
 }
 
-// restarted: the standing connections are replaced, and nothing that was known
-// of the PgBouncer before is believed of this one.
+// restarted: after a restart of PgBouncer the standing connections are replaced. Nothing
+// that was known of the PgBouncer before is believed of this one.
 func restarted(t *testing.T, e *env) {
 	if err := e.pooler.Probe(t.Context(), cluster.ProbeEntry); err != nil {
 		t.Fatal(err)
@@ -520,7 +521,10 @@ func TestConfig(t *testing.T) {
 	if _, err := pgbouncer.New(good); err != nil {
 		t.Error(err)
 	}
-	for _, databases := range [][]string{nil, {""}, {"imdb", "imdb"}, {"a", "a_ro"}, {"pgbouncer"}, {"a b"}, {"*"}, {`"x"`}, {cluster.ProbeEntry}} {
+	for _, databases := range [][]string{
+		nil, {""}, {"imdb", "imdb"}, {"a", "a_ro"},
+		{"pgbouncer"}, {"a b"}, {"*"}, {`"x"`}, {cluster.ProbeEntry},
+	} {
 		bad := good
 		bad.Databases = databases
 		if _, err := pgbouncer.New(bad); err == nil {

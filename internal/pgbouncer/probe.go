@@ -11,11 +11,11 @@ import (
 	"controld/internal/cluster"
 )
 
-// probeSQL is one transaction, because it is one simple query: where it fails
-// nothing is left open. It waits for no standby, and needs no table. In
-// recovery it is the call for a transaction id that fails, with a code of its own.
-// It runs in the application's database, whose owner may have put other
-// functions of these names on the search path.
+// probeSQL is one transaction, because it is one simple query: where it fails nothing is
+// left open. It waits for no standby, and needs no table. On a server in recovery the call
+// for a transaction id fails, with a code of its own. The names are qualified: it runs in
+// the application's database, whose owner may have put other functions of these names on
+// the search path.
 const probeSQL = `SET LOCAL synchronous_commit = local;
 	SELECT pg_catalog.pg_current_xact_id(), pg_catalog.pg_logical_emit_message(true, 'controld', 'probe')`
 

@@ -14,8 +14,8 @@ import (
 // A Relation is what a node's log is to that of the node that leads.
 type Relation string
 
-// The relations. Only of Same may a node follow as it is; only Past can be
-// rewound, because what it has too much is on a timeline that the leader left.
+// The relations. Only Same says that the node can follow as it is. Only Past can be
+// rewound, because what the node has too much is on a timeline that the leader left.
 const (
 	Same     Relation = "same"     // all that the node has the leader has, too
 	Past     Relation = "past"     // it went on where the leader's timeline branched off
@@ -33,17 +33,19 @@ type Comparison struct {
 	Why      string   `json:"why,omitempty"`
 }
 
-// Compare holds the WAL of the node with the data directory own against that of
-// the node with the data directory leader, byte by byte, from the point at
-// which the own recovery would begin up to the end of the own last whole
-// record. limit, if not 0, bounds how many bytes at that end are looked at.
+// Compare compares the WAL of the node with the data directory own, byte by byte, with
+// that of the node with the data directory leader. It begins where the own recovery
+// would begin, at the redo point, and ends with the own last whole record. limit, if
+// not 0, bounds how many bytes before that end are looked at.
 //
-// Before its redo point a node needs no WAL; and one that wrote WAL of its own
-// before it has written its checkpoint, too, in it. The own server may run as a
-// standby, and the leader's may run: what a standby has received was flushed
-// on the leader before it was sent.
+// The redo point is early enough. The node needs no WAL from before it. And a node that
+// wrote WAL of its own before it has written its checkpoint, too, into such WAL.
 //
-// What cannot be read is Unknown with the reason; an error is only that of ctx.
+// Both servers may run, the own one as a standby: what a standby has received was
+// flushed on the leader before it was sent.
+//
+// What cannot be read makes the relation Unknown, with the reason. The only error is
+// that of ctx.
 func Compare(ctx context.Context, own, leader string, limit int64) (Comparison, error) {
 	for try := 1; ; try++ {
 		c, err := compare(ctx, own, leader, limit)
@@ -111,7 +113,8 @@ func compare(ctx context.Context, own, leader string, limit int64) (Comparison, 
 		return Comparison{}, fmt.Errorf("its own WAL: %w", err)
 	}
 	if mine.control.SystemID != theirs.control.SystemID || mine.dir.SegmentBytes != theirs.dir.SegmentBytes {
-		return Comparison{}, fmt.Errorf("they are no nodes of one cluster (system identifiers %d and %d)", mine.control.SystemID, theirs.control.SystemID)
+		return Comparison{}, fmt.Errorf("they are no nodes of one cluster (system identifiers %d and %d)",
+			mine.control.SystemID, theirs.control.SystemID)
 	}
 	for _, s := range []*side{&mine, &theirs} {
 		if s.segments, err = s.dir.Segments(s.way); err != nil {

@@ -155,8 +155,12 @@ func TestCompareWithoutKnowing(t *testing.T) {
 		take func(t *testing.T, own, leader *logWriter)
 		why  string
 	}{
-		{"no data directory of the leader", func(t *testing.T, _, leader *logWriter) { remove(t, leader.dir, "global") }, "no database cluster"},
-		{"no WAL of the leader", func(t *testing.T, _, leader *logWriter) { remove(t, leader.dir, DirName) }, "no such file"},
+		{"no data directory of the leader", func(t *testing.T, _, leader *logWriter) {
+			remove(t, leader.dir, "global")
+		}, "no database cluster"},
+		{"no WAL of the leader", func(t *testing.T, _, leader *logWriter) {
+			remove(t, leader.dir, DirName)
+		}, "no such file"},
 		{"the leader has removed all that the node has", func(t *testing.T, own, leader *logWriter) {
 			for n := range own.content {
 				remove(t, leader.dir, DirName, wal.SegmentName(1, n, testSegment))
@@ -230,8 +234,8 @@ func TestCompareWhatIsLeft(t *testing.T) {
 	}
 }
 
-// A crash that cut a record off leaves a page that says so, and the chain goes
-// on with what was written in its place.
+// Where a crash has cut a record off, the next page says so. The chain goes on with what was
+// written in the record's place.
 func TestCompareAcrossARecordThatWasCutOff(t *testing.T) {
 	own, leader, redo := pair(t)
 	for _, w := range []*logWriter{own, leader} {
@@ -277,8 +281,8 @@ func TestRecycledSegmentsAreNone(t *testing.T) {
 	}
 }
 
-// What pg_rewind leaves of the timeline that it takes back is nobody's WAL: of a
-// later timeline, or of one behind the point at which it was left.
+// What pg_rewind leaves of the timeline that it takes back is nobody's WAL, be it of a later
+// timeline or from behind the point at which a timeline was left.
 func TestWhatARewindLeavesIsNotCompared(t *testing.T) {
 	own, leader, redo := pair(t)
 	old := own.clone()
@@ -334,8 +338,8 @@ func TestLineage(t *testing.T) {
 	}
 }
 
-// FuzzChain: whatever lies in a segment, reading it ends, and what is called
-// whole lies within it.
+// FuzzChain: whatever lies in a segment, reading it comes to an end, and what is called whole
+// lies within the segment.
 func FuzzChain(f *testing.F) {
 	f.Add([]byte{}, uint32(40))
 	f.Add(bytesOf(100, 1, 0, 10, 0), uint32(40))

@@ -57,9 +57,9 @@ func IsSegment(path string, number wal.SegmentNumber, segmentBytes int64) (bool,
 	return err == nil && address == number.Start(segmentBytes), err
 }
 
-// Segments are the segments of a lineage that the directory holds, each with the
-// newest timeline that it has it of. Recycled files do not count, nor what was
-// written on a timeline that was left before, or that is none of them.
+// Segments are the segments of a lineage that the directory holds, each with the newest
+// timeline of which there is a file. Recycled files do not count. Neither do files of
+// other timelines, nor what a timeline holds from the point on at which it was left.
 func (d Dir) Segments(way []Branch) (map[wal.SegmentNumber]wal.Timeline, error) {
 	entries, err := os.ReadDir(d.Path)
 	if err != nil {
@@ -112,8 +112,8 @@ func (d Dir) Orphans(newest wal.Timeline) (names []string, err error) {
 	return names, nil
 }
 
-// Newest is the newest timeline that the directory has both WAL and a history of,
-// or known, where that is later: a standby's control file names a timeline only
+// Newest is the newest timeline of which the directory has both WAL and a history; known,
+// where that is later. The control file would not do: a standby's names a timeline only
 // from the first restartpoint on.
 func (d Dir) Newest(known wal.Timeline) (wal.Timeline, error) {
 	entries, err := os.ReadDir(d.Path)
@@ -146,8 +146,8 @@ type Branch struct {
 // endless is the end of the timeline that nobody has left.
 const endless = ^wal.LSN(0)
 
-// Lineage is the way that leads to timeline t, oldest first, t itself with no
-// end last, as the history file in the directory tells it. The first timeline
+// Lineage is the way that leads to timeline t, as the history file in the directory tells
+// it: the oldest timeline first, and last t itself, without an end. The first timeline
 // has no such file.
 func (d Dir) Lineage(t wal.Timeline) ([]Branch, error) {
 	var way []Branch
@@ -190,7 +190,7 @@ func parseHistory(text []byte) (way []Branch, err error) {
 	return way, nil
 }
 
-// fork is up to where two ways are one; endless where they are the same.
+// fork is the position up to which two ways are one; endless where they are the same.
 func fork(a, b []Branch) wal.LSN {
 	at := wal.LSN(0)
 	for i := range min(len(a), len(b)) {

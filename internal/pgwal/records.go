@@ -28,8 +28,8 @@ const (
 
 	flagContinued = 0x01 // the page begins with the rest of a record
 	flagLong      = 0x02
-	// flagOverwritten: a crash cut the record off that this page should go on
-	// with; what comes is a new one in its place.
+	// flagOverwritten: this page should go on with a record that a crash has cut off. A
+	// new record stands there instead.
 	flagOverwritten = 0x08
 
 	managerXLOG = 0
@@ -52,7 +52,8 @@ type chain struct {
 	record   []byte // the record that is being put together
 }
 
-// page returns the page at at, when it is what its header has to say.
+// page returns the page at position at. ok is false where its header says that it is
+// another one, or none.
 func (c *chain) page(at wal.LSN) (page []byte, flags uint16, ok bool) {
 	n := at.Segment(c.dir.SegmentBytes)
 	if c.content == nil || n != c.number {
@@ -84,9 +85,9 @@ func headerBytes(flags uint16) wal.LSN {
 	return shortHeaderBytes
 }
 
-// follow returns what the records from from on cover, up to the first that is
-// not whole, and the end of the last whole one; from itself where there is
-// none. from is where a record begins, or the first byte of a segment.
+// follow reads the records from position from on, up to the first that is not whole. It
+// returns what they cover, and the end of the last whole one; from where there is none.
+// from is where a record begins, or the first byte of a segment.
 func (c *chain) follow(ctx context.Context, from wal.LSN) (spans []span, end wal.LSN, err error) {
 	end = from
 	var prev wal.LSN // 0: not known
@@ -120,8 +121,9 @@ func (c *chain) follow(ctx context.Context, from wal.LSN) (spans []span, end wal
 	}
 }
 
-// firstRecord is where the first record of a page begins. What goes on from the
-// page before is passed over where the chain begins: later it was read.
+// firstRecord is where the first record of the page at position at begins. A page can
+// begin with the rest of a record from the page before. passOver skips that rest: it is
+// set where the chain begins, for later on the rest has been read already.
 func (c *chain) firstRecord(at wal.LSN, passOver bool) (wal.LSN, bool) {
 	page, flags, ok := c.page(at)
 	if !ok || flags&flagContinued != 0 && !passOver {
@@ -158,8 +160,8 @@ const (
 	cutOff                      // the part of one that a crash has left
 )
 
-// next reads the record at at and returns where it ends; of one that was cut
-// off, the page that goes on with something else.
+// next reads the record at position at and returns where it ends. Of a record that was
+// cut off it returns the page that goes on with something else.
 func (c *chain) next(at, prev wal.LSN) (end wal.LSN, kind recordKind) {
 	pageAt := at &^ (pageBytes - 1)
 	page, _, ok := c.page(pageAt)
@@ -198,8 +200,8 @@ func (c *chain) next(at, prev wal.LSN) (end wal.LSN, kind recordKind) {
 	return align(end), whole
 }
 
-// validRecord checks a record's sum and that it comes after the one at prev,
-// unless that is not known.
+// validRecord checks a record's sum, and that it comes after the record at prev (0: not
+// known).
 func validRecord(record []byte, prev wal.LSN) bool {
 	if prev != 0 && wal.LSN(binary.LittleEndian.Uint64(record[offRecordPrev:])) != prev {
 		return false

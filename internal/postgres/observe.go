@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"controld/internal/cluster"
+	"controld/internal/rights"
 	"controld/internal/wal"
 )
 
@@ -51,6 +52,8 @@ type observation struct {
 	} `json:"slots"`
 	Settings     map[string]string `json:"settings"`
 	Overridden   []string          `json:"overridden"`
+	Pending      []string          `json:"pending_restart"`
+	Rights       string            `json:"rights"`
 	ArchiveReady int               `json:"archive_ready"`
 	Archiver     struct {
 		FailedCount  int64     `json:"failed_count"`
@@ -128,7 +131,7 @@ func (o observation) server() cluster.Server {
 	v := cluster.Server{
 		InRecovery: o.Recovering, SystemID: o.SystemID, Timeline: o.Timeline, StartedAt: o.StartedAt,
 		Flushed: o.Flushed, Received: o.Received, Replayed: o.Replayed, Lag: o.Lag.duration(),
-		Senders: senders(o.Senders), Settings: o.Settings, Overridden: o.Overridden,
+		Senders: senders(o.Senders), Settings: o.Settings, Overridden: o.Overridden, PendingRestart: o.Pending, Rights: rights.Of(o.Rights),
 		ArchiveReady: o.ArchiveReady, ArchiveFailedCount: o.Archiver.FailedCount,
 		ArchiveLastFailedAt: o.Archiver.LastFailedAt, ArchiveLastAt: o.Archiver.LastAt,
 		PreparedCount: o.PreparedCount, ReplayPaused: o.ReplayPaused, BackupRunning: o.BackupRunning,
@@ -166,7 +169,7 @@ func (s *session) Senders(ctx context.Context) ([]cluster.Sender, error) {
 	return senders(found), nil
 }
 
-// copiesSQL: a total is there where the copy was asked for with its progress.
+// copiesSQL has a total only for copies that were asked for with their progress.
 const copiesSQL = `SELECT COALESCE(jsonb_agg(jsonb_build_object('address', host(client_addr), 'phase', phase, 'sent', backup_streamed,
 	'total', backup_total) ORDER BY pid), '[]') FROM pg_stat_progress_basebackup JOIN pg_stat_activity USING (pid)`
 

@@ -54,6 +54,9 @@ SELECT jsonb_build_object(
     -- What ALTER SYSTEM sets wins over the files that controld writes.
     'overridden', (SELECT jsonb_agg(name ORDER BY name) FROM pg_settings
         WHERE name = ANY ($1) AND sourcefile LIKE '%/postgresql.auto.conf'),
+    'pending_restart', (SELECT jsonb_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart),
+    -- Of database postgres, where controld's sessions are.
+    'rights', obj_description(to_regnamespace('controld'), 'pg_namespace'),
     'archive_ready', (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'),
     'archiver', (SELECT jsonb_build_object('failed_count', failed_count, 'last_failed_at', last_failed_time,
             'last_at', last_archived_time)
@@ -66,7 +69,7 @@ SELECT jsonb_build_object(
     -- A backup that a session began by hand shows nowhere but in what it asked.
     'backup_running', EXISTS (SELECT FROM pg_stat_progress_basebackup)
         OR EXISTS (SELECT FROM pg_stat_activity
-            WHERE backend_type = 'client backend' AND usename <> current_user AND query ILIKE '%pg_backup_start%'),
+            WHERE backend_type = 'client backend' AND usename NOT IN (current_user, 'backup') AND query ILIKE '%pg_backup_start%'),
     'max_senders', current_setting('max_wal_senders')::int,
     'max_slots', current_setting('max_replication_slots')::int,
     'segment_bytes', pg_size_bytes(current_setting('wal_segment_size')))

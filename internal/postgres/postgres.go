@@ -61,8 +61,8 @@ func (s *Servers) Connect(ctx context.Context, n cluster.Node) (cluster.Session,
 	return &session{conn: conn, node: n.Name}, nil
 }
 
-// refused tells an answer from silence: what comes from the server, or from its
-// host when nobody listens.
+// refused marks an error that is an answer, to tell it from silence. An answer comes from
+// the server, or from its host when nobody listens.
 func refused(err error) error {
 	switch {
 	case hasCode(err, codeTooMany):
@@ -78,7 +78,7 @@ func refused(err error) error {
 // https://www.postgresql.org/docs/15/protocol-message-formats.html
 var sslRequest = []byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}
 
-// Knock asks for TLS, which the postmaster has a new process answer, and leaves.
+// Knock asks for TLS and leaves. The postmaster has a new process answer that.
 func (s *Servers) Knock(ctx context.Context, n cluster.Node) error {
 	cfg, err := s.config(n)
 	if err != nil {

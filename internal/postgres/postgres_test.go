@@ -92,7 +92,8 @@ func observeDetails(t *testing.T, pair *dockertest.Pair, e clustertest.SessionEn
 	if s.Settings["primary_conninfo"] != want || s.Settings["primary_slot_name"] != dockertest.Node2 {
 		t.Errorf("standby's settings %q, want primary_conninfo %q", s.Settings, want)
 	}
-	if s.Receiver == nil || s.Receiver.Slot != dockertest.Node2 || s.Receiver.Host != pair.Primary.Name || s.Receiver.LastMessageAt.IsZero() {
+	if s.Receiver == nil || s.Receiver.Slot != dockertest.Node2 ||
+		s.Receiver.Host != pair.Primary.Name || s.Receiver.LastMessageAt.IsZero() {
 		t.Errorf("receiver: %+v", s.Receiver)
 	}
 }
@@ -107,7 +108,8 @@ func openTransaction(t *testing.T, pair *dockertest.Pair, e clustertest.SessionE
 		t.Fatal(err)
 	}
 	got := observe(t, s).OldestTransaction()
-	if got == nil || got.User != "app" || got.Database != "imdb" || got.Application != "shop" || got.State != "idle in transaction" || got.Address == "" || got.PID == 0 || got.Age <= 0 {
+	if got == nil || got.User != "app" || got.Database != "imdb" || got.Application != "shop" ||
+		got.State != "idle in transaction" || got.Address == "" || got.PID == 0 || got.Age <= 0 {
 		t.Errorf("transaction: %+v", got)
 	}
 }
@@ -115,7 +117,8 @@ func openTransaction(t *testing.T, pair *dockertest.Pair, e clustertest.SessionE
 // shop is an application's connection to a server.
 func shop(t *testing.T, to *dockertest.Postgres) *pgconn.PgConn {
 	t.Helper()
-	client, err := pgconn.Connect(t.Context(), fmt.Sprintf("host=%s user=app password='%s' dbname=imdb application_name=shop sslmode=disable", to.IP, dockertest.Password))
+	dsn := fmt.Sprintf("host=%s user=app password='%s' dbname=imdb application_name=shop sslmode=disable", to.IP, dockertest.Password)
+	client, err := pgconn.Connect(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +178,8 @@ func reload(t *testing.T, pair *dockertest.Pair, e clustertest.SessionEnv) {
 	pair.Primary.WriteFile(t, "/order/"+render.RoleFile, "archive_command = 'no end")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := primary.Reload(ctx, map[string]string{"archive_command": "no end"}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "log") {
+	err = primary.Reload(ctx, map[string]string{"archive_command": "no end"})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "log") {
 		t.Errorf("a file that is wrong: %v", err)
 	}
 	primary = connect(t, e, e.Primary) // a deadline inside a query ends the session
@@ -232,8 +236,8 @@ func synchronousCommit(t *testing.T, pair *dockertest.Pair, e clustertest.Sessio
 	set("")
 }
 
-// frozen: a server that does not answer ends a call when its context ends, and
-// a connection that is accepted by the kernel alone is none.
+// frozen: a call to a server that does not answer ends with its context. A connection that
+// only the kernel has accepted is none.
 func frozen(t *testing.T, pair *dockertest.Pair, e clustertest.SessionEnv) {
 	s := connect(t, e, e.Standby)
 	pair.Standby.Pause(t)
@@ -306,8 +310,8 @@ func TestStarting(t *testing.T) {
 	})
 }
 
-// stoppedPrimary: a standby whose walreceiver has nobody to ask still knows its
-// timeline and what it has received.
+// stoppedPrimary: a standby whose primary is stopped still knows its timeline and what it has
+// received.
 func stoppedPrimary(t *testing.T, pair *dockertest.Pair, e clustertest.SessionEnv) {
 	s := connect(t, e, e.Standby)
 	before, err := s.Position(t.Context())
@@ -368,7 +372,12 @@ func TestSwitch(t *testing.T) {
 	}
 
 	pair.Primary.SetRole(t, func(r *render.Role) {
-		r.Upstream = &render.Upstream{Host: pair.Standby.Name, Port: 5432, PassFile: "/run/secrets-own/pgpass", Application: dockertest.Node1}
+		r.Upstream = &render.Upstream{
+			Host:        pair.Standby.Name,
+			Port:        5432,
+			PassFile:    "/run/secrets-own/pgpass",
+			Application: dockertest.Node1,
+		}
 		r.PrimarySlotName = dockertest.Node1
 	})
 	pair.Primary.WriteFile(t, "/pg/node1/data/standby.signal", "")

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,9 +27,9 @@ type session struct {
 
 var _ cluster.Session = (*session)(nil)
 
-// The probes need no table. Each is one transaction, because it is one simple
-// query: where it fails nothing is left open. In recovery it is the call for a
-// transaction id that fails, with a code of its own.
+// The probes need no table. Each is one transaction, because it is one simple query: where
+// it fails nothing is left open. On a server in recovery the call for a transaction id
+// fails, with a code of its own.
 const (
 	syncProbeSQL  = `SELECT pg_current_xact_id(), pg_logical_emit_message(true, 'controld', 'probe')`
 	writeProbeSQL = `SET LOCAL synchronous_commit = local; ` + syncProbeSQL
@@ -50,7 +51,7 @@ func (s *session) probe(ctx context.Context, doing, sql string) error {
 	return err
 }
 
-// Superusers' sessions are not ours to end, and to try would fail for all.
+// controld may not end superusers' sessions. To try one would fail for all.
 const endQueriesSQL = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND usename <> current_user
     AND NOT (SELECT rolsuper FROM pg_roles WHERE oid = usesysid)`
@@ -59,10 +60,24 @@ func (s *session) EndQueries(ctx context.Context) error {
 	return s.exec(ctx, "end queries", endQueriesSQL)
 }
 
-// fillSQL takes the bytes to leave.
+func (s *session) Databases(ctx context.Context) (names []string, err error) {
+	row, err := s.row(ctx, "SELECT json_agg(datname ORDER BY datname) FROM pg_database WHERE datallowconn")
+	if err != nil {
+		return nil, s.failed("list databases", err)
+	}
+	if err := json.Unmarshal(row[0], &names); err != nil {
+		return nil, s.failed("list databases", err)
+	}
+	return names, nil
+}
+
+// fillSQL is a format for how many bytes of the segment to leave.
 const fillSQL = `SET LOCAL synchronous_commit = local;
 SELECT pg_logical_emit_message(true, 'controld', repeat(' ', missing::int))
-FROM (SELECT pg_size_bytes(current_setting('wal_segment_size')) - (pg_walfile_name_offset(pg_current_wal_insert_lsn())).file_offset - %d AS missing) AS segment
+FROM (
+    SELECT pg_size_bytes(current_setting('wal_segment_size'))
+        - (pg_walfile_name_offset(pg_current_wal_insert_lsn())).file_offset - %d AS missing
+) AS segment
 WHERE missing > 0`
 
 func (s *session) FillSegment(ctx context.Context, leave int64) error {
@@ -195,7 +210,8 @@ func notTaken(setting string, err error) error {
 // loaded returns when the session last read the configuration files, and what
 // the named settings are now.
 func (s *session) loaded(ctx context.Context, names []string) (at string, have map[string]string, err error) {
-	row, err := s.row(ctx, "SELECT pg_conf_load_time(), array_to_string(ARRAY(SELECT current_setting(n) FROM unnest($1::text[]) AS n), E'\\x01')", array(names))
+	row, err := s.row(ctx, `SELECT pg_conf_load_time(),
+		array_to_string(ARRAY(SELECT current_setting(n) FROM unnest($1::text[]) AS n), E'\x01')`, array(names))
 	if err != nil {
 		return "", nil, err
 	}
@@ -208,8 +224,8 @@ func (s *session) loaded(ctx context.Context, names []string) (at string, have m
 	return string(row[0]), have, nil
 }
 
-// overridden explains a setting that the files were read for and that still is
-// another: something read later sets it too.
+// overridden explains why a setting still is another, although the server has read the
+// files: something that it reads later sets it too.
 func (s *session) overridden(ctx context.Context, name, have, want string) error {
 	source, err := s.value(ctx, "SELECT COALESCE(sourcefile || ' line ' || sourceline, source) FROM pg_settings WHERE name = $1", name)
 	if err != nil {

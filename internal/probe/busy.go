@@ -24,8 +24,8 @@ type Busy struct {
 	failures []error
 }
 
-// StartBusy connects the clients to dsn, one after the other, and has each of
-// them ask again and again. Stop is owed.
+// StartBusy connects the clients to dsn, one after the other, and has each of them ask
+// again and again. The caller has to call Stop.
 func StartBusy(ctx context.Context, dsn string, clients int) (*Busy, error) {
 	config, err := parse(dsn)
 	if err != nil {
@@ -71,8 +71,8 @@ func (b *Busy) Queries() int {
 	return b.queries - len(b.failures)
 }
 
-// Stop ends the load, and returns what any of its clients was told but an answer.
-// A client that is told so asks no more.
+// Stop ends the load, and returns the errors that its clients were told. A client that is
+// told one asks no more.
 func (b *Busy) Stop() error {
 	b.cancel()
 	b.running.Wait()

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// An ID names one row: which worker wrote it, and as its how manieth.
+// An ID names one row: the worker that wrote it, and which of that worker's rows it is.
 type ID struct{ Worker, Seq int64 }
 
 // A Verdict holds what a server returned against what the clients were told.

@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// An opener is a client that comes anew each time: it connects, runs select 1
-// and goes. One at a time, so that a pause does not gather a crowd.
+// An opener is a client that comes anew each time: it connects, runs select 1 and goes.
+// It opens one connection at a time, so that a pause does not gather a crowd.
 type opener struct {
 	p    *Prober
 	done []Opening

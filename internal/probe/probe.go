@@ -116,8 +116,8 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	return p.Stop(), nil
 }
 
-// Start starts the load. Unless the configuration says Cold, the table is there
-// and every worker is connected when it returns. Stop is owed.
+// Start starts the load. Unless the configuration says Cold, the table is there and every
+// worker is connected when it returns. The caller has to call Stop.
 func Start(ctx context.Context, c Config) (*Prober, error) {
 	c = c.withDefaults()
 	conn, err := connConfig(c)
@@ -163,9 +163,9 @@ func connConfig(c Config) (*pgx.ConnConfig, error) {
 	return conn, nil
 }
 
-// parse leaves TLS out where the DSN only prefers it, which is the default: the
-// driver dials twice then, a server starts a process for each, and a refused
-// connection would be told as one that wants TLS.
+// parse leaves TLS out where the DSN only prefers it, which is the default. The driver
+// would dial twice then, and the server start a process for each. And a refused connection
+// would be told as one that wants TLS.
 func parse(dsn string) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -183,8 +183,8 @@ func parse(dsn string) (*pgx.ConnConfig, error) {
 	return config, nil
 }
 
-// patient is for the connects before the load, which come all at once, and which
-// a short ConnectTimeout is not meant for.
+// patient is the configuration for the connects before the load. They come all at once, and
+// a short ConnectTimeout is not meant for them.
 func (p *Prober) patient() *pgx.ConnConfig {
 	conn := p.conn.Copy()
 	conn.ConnectTimeout = max(conn.ConnectTimeout, 10*time.Second)

@@ -234,8 +234,9 @@ func TestParseDialsOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if config.Host != "a" || config.TLSConfig != nil != c.tls || len(config.Fallbacks) != c.fallbacks || config.Fallbacks[0].Host != "b" {
-			t.Errorf("%q: %s, TLS %v, %d fallbacks", c.sslmode, config.Host, config.TLSConfig != nil, len(config.Fallbacks))
+		tls := config.TLSConfig != nil
+		if config.Host != "a" || tls != c.tls || len(config.Fallbacks) != c.fallbacks || config.Fallbacks[0].Host != "b" {
+			t.Errorf("%q: %s, TLS %v, %d fallbacks", c.sslmode, config.Host, tls, len(config.Fallbacks))
 		}
 	}
 }

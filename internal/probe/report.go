@@ -186,8 +186,8 @@ func (r *Report) acks() []time.Duration {
 	return acks
 }
 
-// Quantile returns the smallest of the sorted values that is not exceeded by
-// the part q of them; 0 where there is none.
+// Quantile returns the smallest of the sorted values that the part q of them does not
+// exceed; 0 where there is none.
 func Quantile[T cmp.Ordered](sorted []T, q float64) T {
 	var zero T
 	if len(sorted) == 0 {

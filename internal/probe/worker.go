@@ -122,8 +122,8 @@ func phaseOf(p Phase, err error) (Phase, error) {
 	return p, err
 }
 
-// do holds the server to its answer: the COMMIT of a transaction that has
-// failed before is answered with ROLLBACK, without an error.
+// do runs sql and expects the answer want. The COMMIT of a transaction that has failed
+// before is answered with ROLLBACK, without an error.
 func (w *worker) do(want, sql string, args ...any) error {
 	tag, err := w.conn.Exec(context.Background(), sql, args...)
 	if err != nil {

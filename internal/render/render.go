@@ -10,14 +10,16 @@ import (
 	"fmt"
 	"strings"
 	"text/template"
+	"time"
 )
 
 //go:embed templates
 var files embed.FS
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"quote": quote,
-	"value": value,
+	"quote":  quote,
+	"value":  value,
+	"number": func(i int) int { return i + 1 },
 }).ParseFS(files, "templates/*"))
 
 // A Postgres is what postgresql.conf needs to know of a node.
@@ -37,11 +39,12 @@ type Sizes struct {
 	MaxWALSize              string
 	MaxSlotWALKeepSize      string
 	MaxPreparedTransactions int
+	ArchiveTimeout          time.Duration
 }
 
 // DefaultSizes are the sizes of a small machine.
 func DefaultSizes() Sizes {
-	return Sizes{SharedBuffers: "256MB", MaxConnections: 100, MaxWALSize: "2GB", MaxSlotWALKeepSize: "4GB"}
+	return Sizes{SharedBuffers: "256MB", MaxConnections: 100, MaxWALSize: "2GB", MaxSlotWALKeepSize: "4GB", ArchiveTimeout: time.Minute}
 }
 
 // Names of the files in a node's order volume.
@@ -50,6 +53,7 @@ const (
 	HBAFile      = "pg_hba.conf"
 	IdentFile    = "pg_ident.conf"
 	RoleFile     = "role.conf"
+	BackRestFile = "pgbackrest.conf"
 )
 
 // HBAFile, IdentFile and RoleFile are the paths that postgresql.conf names.
@@ -127,6 +131,32 @@ type Entry struct {
 
 // PgBouncerINI renders pgbouncer.ini.
 func PgBouncerINI(p PgBouncer) []byte { return execute("pgbouncer.ini", p) }
+
+// A Repository is what pgbackrest.conf says.
+type Repository struct {
+	Path          string // repo1-path
+	LockDir       string
+	Cipher        string // empty: not encrypted
+	Stanza        string
+	CompressType  string
+	CompressLevel int
+	// Host: for the container that makes backups, and not for a node.
+	Host       bool
+	ProcessMax int
+	StartFast  bool
+	User       string   // by which the host logs in to the servers
+	Servers    []Server // pg1, pg2, ...; a node's own alone
+}
+
+// A Server is one that pgBackRest reaches over its unix socket.
+type Server struct {
+	DataDir   string
+	SocketDir string
+	Port      int
+}
+
+// BackRest renders pgbackrest.conf.
+func BackRest(r Repository) []byte { return execute(BackRestFile, r) }
 
 // execute renders one of the embedded templates. They are parsed at the start
 // and read only fields of the types above: a failure is a mistake in this package.

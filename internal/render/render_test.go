@@ -35,7 +35,13 @@ func golden(t *testing.T, name string, got []byte) {
 
 func standby() render.Role {
 	return render.Role{
-		Upstream:        &render.Upstream{Host: "postgres_master", Address: "10.0.0.5", Port: 5432, PassFile: "/run/secrets-own/pgpass", Application: "postgres_slave"},
+		Upstream: &render.Upstream{
+			Host:        "postgres_master",
+			Address:     "10.0.0.5",
+			Port:        5432,
+			PassFile:    "/run/secrets-own/pgpass",
+			Application: "postgres_slave",
+		},
 		PrimarySlotName: "postgres_slave",
 		ArchiveCommand:  "/bin/true",
 		Switching:       true,
@@ -79,7 +85,8 @@ func TestPrimaryConninfo(t *testing.T) {
 		{&render.Upstream{Host: "h", Port: 1, PassFile: "/p", Application: "a"},
 			"host=h port=1 user=replicator passfile=/p application_name=a connect_timeout=2 sslmode=disable gssencmode=disable"},
 		{&render.Upstream{Host: "it's", Port: 1, PassFile: `\`, Application: "two words"},
-			`host='it\'s' port=1 user=replicator passfile='\\' application_name='two words' connect_timeout=2 sslmode=disable gssencmode=disable`},
+			`host='it\'s' port=1 user=replicator passfile='\\' application_name='two words'` +
+				` connect_timeout=2 sslmode=disable gssencmode=disable`},
 	} {
 		if got := (render.Role{Upstream: tt.upstream}).PrimaryConninfo(); got != tt.want {
 			t.Errorf("PrimaryConninfo(%+v) = %s, want %s", tt.upstream, got, tt.want)
@@ -93,7 +100,9 @@ func TestServerLoads(t *testing.T) {
 	p := dockertest.StartPrimary(t, dockertest.Network(t))
 	for _, role := range []render.Role{{}, primary(), standby()} {
 		p.SetRole(t, func(r *render.Role) { *r = role })
-		if got := p.SQL(t, "postgres", "SELECT name || ': ' || error FROM pg_file_settings WHERE error IS NOT NULL OR name NOT IN (SELECT name FROM pg_file_settings WHERE applied)"); got != "" {
+		got := p.SQL(t, "postgres", `SELECT name || ': ' || error FROM pg_file_settings
+			WHERE error IS NOT NULL OR name NOT IN (SELECT name FROM pg_file_settings WHERE applied)`)
+		if got != "" {
 			t.Errorf("settings that the server does not take: %s", got)
 		}
 		p.SQL(t, "postgres", "SELECT pg_reload_conf()")

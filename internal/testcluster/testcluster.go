@@ -18,7 +18,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,16 +40,39 @@ type Cluster struct {
 	password    map[string]string // by secret's file name
 	secretsDir  string
 	published   map[string]string
+	volumes     string // the engine's folder of volumes
 }
 
 // Nodes are the API's names of the nodes.
 var Nodes = []string{"postgres_master", "postgres_slave"}
 
+// ModuleRoot is the nearest directory with a go.mod, from the working directory up: a test
+// runs in its package's, make in this one.
+func ModuleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("run it inside the repository: go.mod is not found")
+		}
+		dir = parent
+	}
+}
+
 // New makes a cluster that is not up yet. tag names the images; settings are
 // further CONTROLD_NAME=value.
 func New(ctx context.Context, tag string, settings ...string) (*Cluster, error) {
-	_, file, _, _ := runtime.Caller(0)
-	c := &Cluster{Prefix: "t" + randomHex() + "-", Root: filepath.Join(filepath.Dir(file), "..", ".."), published: map[string]string{}}
+	root, err := ModuleRoot()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{Prefix: "t" + randomHex() + "-", Root: root, published: map[string]string{}}
 	ports, err := FreePorts(ctx, 5)
 	if err != nil {
 		return nil, err
@@ -83,7 +105,18 @@ func (c *Cluster) Up(ctx context.Context) error {
 	if err := c.Script(ctx, "up.sh"); err != nil {
 		return err
 	}
-	return c.load()
+	if err := c.load(); err != nil {
+		return err
+	}
+	volume := c.dataVolume(Nodes[0])
+	mountpoint, err := c.Docker(ctx, "volume", "inspect", "-f", "{{.Mountpoint}}", volume)
+	c.volumes = strings.TrimSuffix(mountpoint, filepath.Join(volume, "_data"))
+	return err
+}
+
+// dataVolume is the engine's name of the volume of a node's data.
+func (c *Cluster) dataVolume(node string) string {
+	return c.Prefix + "node" + strconv.Itoa(slices.Index(Nodes, node)+1) + "-data"
 }
 
 // load reads the secrets and works out the addresses.
@@ -136,7 +169,7 @@ func (c *Cluster) Password(secret string) string { return c.password[secret] }
 // Destroy removes the cluster with all that belongs to it, also one that is
 // only half up.
 func (c *Cluster) Destroy(ctx context.Context) error {
-	return c.run(ctx, append(slices.Clone(c.Env), "YES=1"), filepath.Join(c.Root, "deploy/compose/destroy.sh"))
+	return c.run(ctx, append(slices.Clone(c.Env), "YES=1", "BACKUPS=yes"), filepath.Join(c.Root, "deploy/compose/destroy.sh"))
 }
 
 // Script runs one of the scripts of deploy/compose for this cluster.
@@ -165,8 +198,13 @@ func (c *Cluster) Docker(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimRight(string(out), "\n"), nil
 }
 
-// Psql runs SQL as the superuser in a node's container, by its socket.
+// Psql runs SQL as the superuser by a node's socket: from here where this process may
+// open it, else in the node's container.
 func (c *Cluster) Psql(ctx context.Context, node, database, sql string) (string, error) {
+	dir := filepath.Join(c.volumes, c.dataVolume(node), "_data", "run")
+	if _, err := os.Stat(dir); err == nil {
+		return SocketSQL(ctx, dir, database, sql)
+	}
 	return c.Docker(ctx, "exec", c.Container(node), "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "root", "-d", database, "-c", sql)
 }
 

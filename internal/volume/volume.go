@@ -1,12 +1,10 @@
-// Package volume reads and writes the nodes' volumes as controld sees them:
-// the order volumes, where it writes what a node is to do and is to be
-// configured like, and the data volumes, which it only reads. The formats
-// belong to packages node, pgcontrol and render; what to write is decided in
+// Package volume reads and writes the nodes' volumes as controld sees them. To the order
+// volumes it writes the nodes' orders and configuration; the data volumes it only reads.
+// The formats belong to packages node, pgcontrol and render; what to write is decided in
 // package cluster.
 package volume
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,8 +35,8 @@ type Volumes struct {
 
 var _ cluster.Volumes = (*Volumes)(nil)
 
-// Order implements cluster.Volumes. An order that is cut off or senseless
-// starts nothing, and counts as none; a volume that cannot be read does not.
+// Order implements cluster.Volumes. An order that is cut off or senseless starts nothing,
+// and counts as none. A volume that cannot be read is an error.
 func (v *Volumes) Order(n cluster.Node) (node.Order, error) {
 	o, err := node.ReadOrder(n.OrderDir) // the zero Order with each error
 	var unreadable *fs.PathError
@@ -105,22 +103,24 @@ func role(n cluster.Node, s cluster.RoleSettings) render.Role {
 		SynchronousStandbyNames: cluster.SynchronousNames(s.SynchronousStandbys), Switching: s.Switching,
 	}
 	if up := s.Upstream; up != nil {
-		r.Upstream = &render.Upstream{Host: up.Container, Address: s.UpstreamAddress, Port: up.Port, PassFile: passFile, Application: n.Name}
+		r.Upstream = &render.Upstream{
+			Host:        up.Container,
+			Address:     s.UpstreamAddress,
+			Port:        up.Port,
+			PassFile:    passFile,
+			Application: n.Name,
+		}
 	}
 	return r
 }
 
-// writeChanged writes a file of the order volume, durably, unless it stands
-// there already: inside a failover's pause each fsync counts.
+// writeChanged writes a file of the order volume unless it stands there already.
 func writeChanged(n cluster.Node, name string, content []byte) (written bool, err error) {
-	path := filepath.Join(n.OrderDir, name)
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
-		return false, nil
-	}
-	if err := node.WriteFile(path, content, 0o644); err != nil {
+	written, err = node.WriteChanged(filepath.Join(n.OrderDir, name), content, 0o644)
+	if err != nil {
 		return false, fmt.Errorf("settings of %s: %w", n.Name, err)
 	}
-	return true, nil
+	return written, nil
 }
 
 // Status implements cluster.Volumes.
@@ -150,8 +150,8 @@ func (v *Volumes) Locked(n cluster.Node) (bool, error) {
 	return locked, nil
 }
 
-// Empty implements cluster.Volumes. The init makes the data directory before
-// there is anything to put into it.
+// Empty implements cluster.Volumes. A data directory with nothing in it counts as none:
+// the init makes it before there is anything to put into it.
 func (v *Volumes) Empty(n cluster.Node) (bool, error) {
 	dir, err := os.Open(n.DataDir())
 	if errors.Is(err, fs.ErrNotExist) {

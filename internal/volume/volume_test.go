@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"controld/internal/cluster"
@@ -44,7 +45,7 @@ func TestOrder(t *testing.T) {
 	if err := v.WriteOrder(n, want); err != nil {
 		t.Fatal(err)
 	}
-	if o, err := v.Order(n); err != nil || o != want {
+	if o, err := v.Order(n); err != nil || !reflect.DeepEqual(o, want) {
 		t.Errorf("order %+v, %v; want %+v", o, err, want)
 	}
 	if err := v.WriteOrder(n, node.Order{}); err == nil {
@@ -86,8 +87,15 @@ func TestEnsureConfig(t *testing.T) {
 		t.Errorf("another size: changed %v, %v", changed, err)
 	}
 	want := render.RoleConf(render.Role{
-		Upstream:        &render.Upstream{Host: "x-postgres_master", Address: "10.0.0.5", Port: 5432, PassFile: passFile, Application: "postgres_slave"},
-		PrimarySlotName: "postgres_slave", SynchronousStandbyNames: `FIRST 1 ("a", "b")`,
+		Upstream: &render.Upstream{
+			Host:        "x-postgres_master",
+			Address:     "10.0.0.5",
+			Port:        5432,
+			PassFile:    passFile,
+			Application: "postgres_slave",
+		},
+		PrimarySlotName:         "postgres_slave",
+		SynchronousStandbyNames: `FIRST 1 ("a", "b")`,
 	})
 	got, err := os.ReadFile(filepath.Join(n.OrderDir, render.RoleFile))
 	if err != nil || string(got) != string(want) {

@@ -65,7 +65,15 @@ func TestSegmentNames(t *testing.T) {
 			t.Errorf("ParseSegmentName(%s) = %d, %d, %v", name, timeline, back, ok)
 		}
 	}
-	for _, name := range []string{"", "00000002.history", "0000000100000000000000010", "00000001000000000000040", "000000010000000000000400", "00000001000000000000000g", "0000000a0000000000000001"} {
+	for _, name := range []string{
+		"",
+		"00000002.history",
+		"0000000100000000000000010",
+		"00000001000000000000040",
+		"000000010000000000000400",
+		"00000001000000000000000g",
+		"0000000a0000000000000001",
+	} {
 		if _, _, ok := ParseSegmentName(name, 4*mb); ok {
 			t.Errorf("ParseSegmentName(%q) took it for a segment", name)
 		}

@@ -7,10 +7,13 @@ import (
 
 func TestReport(t *testing.T) {
 	const (
-		passed  = `{"Action":"pass","Package":"p","Test":"TestA"}` + "\n"
-		failed  = `{"Action":"output","Package":"p","Test":"TestB","Output":"wrong\n"}` + "\n" + `{"Action":"fail","Package":"p","Test":"TestB"}` + "\n"
+		passed = `{"Action":"pass","Package":"p","Test":"TestA"}` + "\n"
+		failed = `{"Action":"output","Package":"p","Test":"TestB","Output":"wrong\n"}` + "\n" +
+			`{"Action":"fail","Package":"p","Test":"TestB"}` + "\n"
 		skipped = `{"Action":"output","Package":"p","Test":"TestC","Output":"    c_test.go:1: no engine\n"}` + "\n" +
-			`{"Action":"output","Package":"p","Test":"TestC","Output":"--- SKIP: TestC (0.00s)\n"}` + "\n" + `{"Action":"skip","Package":"p","Test":"TestC"}` + "\n"
+			`{"Action":"output","Package":"p","Test":"TestC","Output":"--- SKIP: TestC (0.00s)\n"}` + "\n" +
+			`{"Action":"skip","Package":"p","Test":"TestC"}` + "\n"
+		broken  = `{"Action":"build-output","ImportPath":"p","Output":"undefined: x\n"}` + "\n"
 		cutOff  = `{"Action":"output","Package":"p","Test":"TestD","Output":"panic: boom\n"}` + "\n"
 		slow    = `{"Action":"pass","Package":"p","Test":"TestSlow","Elapsed":12.5}` + "\n"
 		ok      = `{"Action":"pass","Package":"p"}` + "\n"
@@ -29,7 +32,7 @@ func TestReport(t *testing.T) {
 		{"a skip in CI", skipped + ok, true, false, "A skipped test is a failure in CI."},
 		{"a failure prints its output", passed + failed + notOK, false, false, "wrong\n"},
 		{"a panic prints what it cut off", cutOff + notOK, false, false, "panic: boom\n"},
-		{"a package that does not build", `{"Action":"build-output","ImportPath":"p","Output":"undefined: x\n"}` + "\n" + notOK, false, false, "undefined: x\n"},
+		{"a package that does not build", broken + notOK, false, false, "undefined: x\n"},
 		{"nothing ran", "go: no such thing\n", false, false, "go: no such thing\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"controld/internal/cluster"
+	"controld/internal/health"
 	"controld/internal/node"
 	"controld/internal/operation"
+	"controld/internal/rights"
 	"controld/internal/wal"
 )
 
@@ -47,6 +49,8 @@ type Fake struct {
 	Err error
 	// Panic makes View panic.
 	Panic bool
+	// BackupList and OneBackup are what the commands of backups answer; nil: there is none.
+	BackupList, OneBackup any
 	// Last is what the last operation was asked for, and by whom.
 	Last   any
 	Caller operation.Caller
@@ -123,7 +127,6 @@ func (f *Fake) View() cluster.View {
 	v.Pooler = cluster.PoolerState{SeenAt: f.at, Container: on, Databases: []cluster.PoolerDatabase{
 		{Name: "imdb", Host: f.address(f.primary)}, {Name: "imdb_ro", Host: "172.20.0.3"},
 	}}
-	v.Redis = cluster.Component{SeenAt: f.at, OK: true}
 	return v
 }
 
@@ -147,7 +150,7 @@ func (f *Fake) state(n cluster.Node, address string) cluster.NodeState {
 		if f.withdrawn {
 			s.Order.Role = node.RoleNone
 		}
-		s.Server = &cluster.Server{Timeline: 3, SystemID: 7350112233445566778, Flushed: flushed}
+		s.Server = &cluster.Server{Timeline: 3, SystemID: 7350112233445566778, Flushed: flushed, Rights: rights.Version}
 		for _, other := range f.names {
 			if other != f.primary {
 				s.Server.Senders = append(s.Server.Senders, cluster.Sender{Application: other, State: "streaming", SyncState: "async"})
@@ -164,8 +167,15 @@ func (f *Fake) state(n cluster.Node, address string) cluster.NodeState {
 }
 
 // Health judges the view as the daemon does.
-func (f *Fake) Health() cluster.Health {
+func (f *Fake) Health() health.Report {
 	return cluster.AssessHealth(f.View(), f.Describe(), f.open(), time.Now(), f.Interval)
+}
+
+// Redis answers.
+func (f *Fake) Redis() health.Part {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return health.Part{SeenAt: f.at, OK: true}
 }
 
 // Describe is what the journal would hold.
@@ -230,9 +240,12 @@ func (f *Fake) Plan(_ context.Context, r cluster.FailoverRequest) (cluster.Plan,
 	if f.Err != nil {
 		return cluster.Plan{}, f.Err
 	}
-	p := cluster.Plan{Kind: "failover", Mode: "planned", From: f.primary, To: f.target(r.Target), Steps: Steps, WouldRun: f.Refusal == nil, Refusal: f.Refusal}
-	p.Checks = []operation.Check{{Name: "candidate-streams", OK: f.Refusal == nil, Detail: "it streams", Numbers: map[string]any{"lag_bytes": 0}}}
-	return p, nil
+	ok := f.Refusal == nil
+	streams := operation.Check{Name: "candidate-streams", OK: ok, Detail: "it streams", Numbers: map[string]any{"lag_bytes": 0}}
+	return cluster.Plan{
+		Kind: "failover", Mode: "planned", From: f.primary, To: f.target(r.Target), Steps: Steps,
+		Checks: []operation.Check{streams}, WouldRun: ok, Refusal: f.Refusal,
+	}, nil
 }
 
 // PlanFailback is the dry run of Failback.
@@ -305,7 +318,8 @@ func (f *Fake) join(by operation.Caller) (operation.Record, error) {
 	if !ok {
 		return operation.Record{}, nil
 	}
-	if first.key.Caller != by.Idempotency.Caller || first.key.Path != by.Idempotency.Path || !bytes.Equal(first.key.Body, by.Idempotency.Body) {
+	had, has := first.key, by.Idempotency
+	if had.Caller != has.Caller || had.Path != has.Path || !bytes.Equal(had.Body, has.Body) {
 		return operation.Record{}, operation.ErrKeyReused
 	}
 	return f.find(first.id)
@@ -319,7 +333,8 @@ func (f *Fake) work(at int, gate chan struct{}, end operation.State, act func() 
 	for i, name := range Steps {
 		f.change(at, "step", name, func(r *operation.Record) {
 			r.Steps = append(r.Steps, operation.StepRecord{
-				Name: name, State: operation.StepDone, StartedAt: r.StartedAt.Add(time.Duration(i) * time.Second), Duration: 12500 * time.Microsecond,
+				Name: name, State: operation.StepDone,
+				StartedAt: r.StartedAt.Add(time.Duration(i) * time.Second), Duration: 12500 * time.Microsecond,
 			})
 		})
 	}
@@ -330,7 +345,7 @@ func (f *Fake) work(at int, gate chan struct{}, end operation.State, act func() 
 		r.State = operation.Succeeded
 		if end != "" {
 			r.State = end
-			r.Problem = &operation.Problem{Type: "/problems/not-leading", Detail: "it does not lead after 5 s", Numbers: map[string]any{"waited_ms": 5000}}
+			r.Problem = operation.Refuse("not-leading", map[string]any{"waited_ms": 5000}, "it does not lead after 5 s")
 		} else {
 			r.Result = act()
 		}
@@ -386,7 +401,9 @@ func (f *Fake) List(filter operation.Filter) (recs []operation.Record, next stri
 	defer f.mu.Unlock()
 	f.Last = filter
 	for _, r := range slices.Backward(f.records) {
-		if filter.Kind != "" && r.Kind != filter.Kind || filter.State != "" && r.State != filter.State || filter.After != "" && r.ID >= filter.After {
+		if filter.Kind != "" && r.Kind != filter.Kind ||
+			filter.State != "" && r.State != filter.State ||
+			filter.After != "" && r.ID >= filter.After {
 			continue
 		}
 		if filter.Limit > 0 && len(recs) == filter.Limit {

@@ -19,6 +19,66 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for BackupTipoBackup.
+const (
+	Completo    BackupTipoBackup = "completo"
+	Diferencial BackupTipoBackup = "diferencial"
+	Incremental BackupTipoBackup = "incremental"
+)
+
+// Valid indicates whether the value is a known member of the BackupTipoBackup enum.
+func (e BackupTipoBackup) Valid() bool {
+	switch e {
+	case Completo:
+		return true
+	case Diferencial:
+		return true
+	case Incremental:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BackupMode.
+const (
+	Offline BackupMode = "offline"
+	Online  BackupMode = "online"
+)
+
+// Valid indicates whether the value is a known member of the BackupMode enum.
+func (e BackupMode) Valid() bool {
+	switch e {
+	case Offline:
+		return true
+	case Online:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BackupType.
+const (
+	Diff BackupType = "diff"
+	Full BackupType = "full"
+	Incr BackupType = "incr"
+)
+
+// Valid indicates whether the value is a known member of the BackupType enum.
+func (e BackupType) Valid() bool {
+	switch e {
+	case Diff:
+		return true
+	case Full:
+		return true
+	case Incr:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for FailoverRequestMode.
 const (
 	FailoverRequestModeAuto      FailoverRequestMode = "auto"
@@ -63,19 +123,19 @@ func (e HealthStatus) Valid() bool {
 
 // Defines values for NodeProcessLeft.
 const (
-	No      NodeProcessLeft = "no"
-	Unknown NodeProcessLeft = "unknown"
-	Yes     NodeProcessLeft = "yes"
+	NodeProcessLeftNo      NodeProcessLeft = "no"
+	NodeProcessLeftUnknown NodeProcessLeft = "unknown"
+	NodeProcessLeftYes     NodeProcessLeft = "yes"
 )
 
 // Valid indicates whether the value is a known member of the NodeProcessLeft enum.
 func (e NodeProcessLeft) Valid() bool {
 	switch e {
-	case No:
+	case NodeProcessLeftNo:
 		return true
-	case Unknown:
+	case NodeProcessLeftUnknown:
 		return true
-	case Yes:
+	case NodeProcessLeftYes:
 		return true
 	default:
 		return false
@@ -145,6 +205,30 @@ func (e RejoinRequestMethod) Valid() bool {
 	case RejoinRequestMethodBasebackup:
 		return true
 	case RejoinRequestMethodRewind:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RepositoryState.
+const (
+	RepositoryStateBroken  RepositoryState = "broken"
+	RepositoryStateNew     RepositoryState = "new"
+	RepositoryStateOk      RepositoryState = "ok"
+	RepositoryStateUnknown RepositoryState = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the RepositoryState enum.
+func (e RepositoryState) Valid() bool {
+	switch e {
+	case RepositoryStateBroken:
+		return true
+	case RepositoryStateNew:
+		return true
+	case RepositoryStateOk:
+		return true
+	case RepositoryStateUnknown:
 		return true
 	default:
 		return false
@@ -224,6 +308,223 @@ type Archive struct {
 	// Example: 0
 	Ready int `json:"ready"`
 }
+
+// Backup defines model for Backup.
+type Backup struct {
+	// Consistent Whether it restores to a state that the database was in.
+	//
+	// Example: true
+	Consistent bool `json:"consistent"`
+
+	// CopiedBytes What this backup copied of it.
+	//
+	// Example: 523000000
+	CopiedBytes int64 `json:"copied_bytes"`
+
+	// CycleDay The day of the cycle that it is of.
+	//
+	// Example: 1
+	CycleDay *int `json:"cycle_day,omitempty"`
+
+	// DatabaseBytes The size of the database.
+	//
+	// Example: 523000000
+	DatabaseBytes int64 `json:"database_bytes"`
+
+	// DireccionAlmacenamiento Where its files lie.
+	//
+	// Example: /var/lib/pgbackrest/7711576302694457396/backup/main/20260301-020000F
+	DireccionAlmacenamiento string `json:"direccion_almacenamiento"`
+
+	// DurationMs Between the two, to the second.
+	//
+	// Example: 9000
+	DurationMs float64 `json:"duration_ms"`
+
+	// EndedAt When it ended.
+	//
+	// Example: 2026-03-01T02:00:09.000Z
+	EndedAt time.Time `json:"ended_at"`
+
+	// Fecha The day it began, in UTC.
+	//
+	// Example: 2026-03-01
+	Fecha string `json:"fecha"`
+
+	// Hora The time it began, in UTC.
+	//
+	// Example: 02:00:00
+	Hora string `json:"hora"`
+
+	// Key Its name in the catalogue: when it began, in UTC.
+	//
+	// Example: backup:2026-03-01_02-00-00
+	Key string `json:"key"`
+
+	// Label The repository's own name of it.
+	//
+	// Example: 20260301-020000F
+	Label string `json:"label"`
+
+	// LsnStart Where its WAL begins; absent when offline.
+	//
+	// Example: 0/1E000028
+	LsnStart *string `json:"lsn_start,omitempty"`
+
+	// LsnStop From where on it is consistent; absent when offline.
+	//
+	// Example: 0/1E000100
+	LsnStop *string `json:"lsn_stop,omitempty"`
+
+	// MaestroUsado The container that led and was copied from.
+	//
+	// Example: postgres_master
+	MaestroUsado string `json:"maestro_usado"`
+
+	// Metodo Always pgBackRest.
+	//
+	// Example: pgBackRest
+	Metodo string `json:"metodo"`
+
+	// Mode online: consistent, with its WAL; offline: the files alone, behind the server's back.
+	//
+	// Example: online
+	Mode BackupMode `json:"mode"`
+
+	// Needs The labels of all backups without which it cannot be restored.
+	//
+	// Example: []
+	Needs []string `json:"needs"`
+
+	// Operation The id of the operation that made it.
+	//
+	// Example: 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
+	Operation *string `json:"operation,omitempty"`
+
+	// OwnBytes What it takes there by itself.
+	//
+	// Example: 37000000
+	OwnBytes int64 `json:"own_bytes"`
+
+	// PageErrors Pages of the database did not match their checksums.
+	//
+	// Example: false
+	PageErrors *bool `json:"page_errors,omitempty"`
+
+	// Prior The label of the backup that it builds on; absent for a full.
+	//
+	// Example: 20260301-020000F
+	Prior *string `json:"prior,omitempty"`
+
+	// Reason Why it was made.
+	//
+	// Example: before the upgrade
+	Reason *string `json:"reason,omitempty"`
+
+	// RepositoryBytes What it takes in the repository, with all that it needs.
+	//
+	// Example: 37000000
+	RepositoryBytes int64 `json:"repository_bytes"`
+
+	// RequestedType What was asked for; absent where it was not controld that made it.
+	//
+	// Example: full
+	RequestedType *string `json:"requested_type,omitempty"`
+
+	// Stanza pgBackRest's name of the cluster.
+	//
+	// Example: main
+	Stanza string `json:"stanza"`
+
+	// StartedAt When it began.
+	//
+	// Example: 2026-03-01T02:00:00.000Z
+	StartedAt time.Time `json:"started_at"`
+
+	// Timeline On which it was made.
+	//
+	// Example: 1
+	Timeline *int `json:"timeline,omitempty"`
+
+	// TipoBackup Its type.
+	//
+	// Example: completo
+	TipoBackup BackupTipoBackup `json:"tipo_backup"`
+
+	// Type full: everything; diff: what has changed since the last full; incr: since the last backup of any type.
+	//
+	// Example: full
+	Type BackupType `json:"type"`
+
+	// WalStart The first segment that it needs.
+	//
+	// Example: 000000010000000000000078
+	WalStart *string `json:"wal_start,omitempty"`
+
+	// WalStop The last segment that it needs.
+	//
+	// Example: 000000010000000000000078
+	WalStop *string `json:"wal_stop,omitempty"`
+}
+
+// BackupTipoBackup Its type.
+//
+// Example: completo
+type BackupTipoBackup string
+
+// BackupList defines model for BackupList.
+type BackupList struct {
+	// Backups Newest first.
+	Backups []Backup `json:"backups"`
+
+	// Next What `after` of the next page is; absent on the last one.
+	//
+	// Example: backup:2026-03-01_02-00-00
+	Next *string `json:"next,omitempty"`
+
+	// Recoverable Between these two times the database can be recovered. Where the primary has moved meanwhile, WAL that was not archived
+	// before that may be missing: then the moments from the move to the next backup cannot be reached.
+	Recoverable *Recoverable `json:"recoverable,omitempty"`
+	Repository  Repository   `json:"repository"`
+}
+
+// BackupMode online: consistent, with its WAL; offline: the files alone, behind the server's back.
+//
+// Example: online
+type BackupMode string
+
+// BackupRequest defines model for BackupRequest.
+type BackupRequest struct {
+	// AcceptInconsistent mode offline: the copy may not restore, and that is accepted.
+	//
+	// Example: false
+	AcceptInconsistent *bool `json:"accept_inconsistent,omitempty"`
+
+	// CancelRunning Cancel what is in the way where that may be cancelled.
+	//
+	// Example: false
+	CancelRunning *bool `json:"cancel_running,omitempty"`
+
+	// Mode online: consistent, with its WAL; offline: the files alone, behind the server's back.
+	//
+	// Example: online
+	Mode *BackupMode `json:"mode,omitempty"`
+
+	// Reason Why; it stands in the audit and with the backup.
+	//
+	// Example: before the upgrade
+	Reason *string `json:"reason,omitempty"`
+
+	// Type full: everything; diff: what has changed since the last full; incr: since the last backup of any type.
+	//
+	// Example: full
+	Type *BackupType `json:"type,omitempty"`
+}
+
+// BackupType full: everything; diff: what has changed since the last full; incr: since the last backup of any type.
+//
+// Example: full
+type BackupType string
 
 // Cause Why the operation was refused or failed.
 type Cause struct {
@@ -1087,6 +1388,20 @@ type Receiver struct {
 	Status string `json:"status"`
 }
 
+// Recoverable Between these two times the database can be recovered. Where the primary has moved meanwhile, WAL that was not archived
+// before that may be missing: then the moments from the move to the next backup cannot be reached.
+type Recoverable struct {
+	// From The end of the oldest consistent backup.
+	//
+	// Example: 2026-03-01T02:00:09.000Z
+	From time.Time `json:"from"`
+
+	// To When WAL was last archived; absent where that is not known.
+	//
+	// Example: 2026-03-01T12:00:00.000Z
+	To *time.Time `json:"to,omitempty"`
+}
+
 // RejoinRequest defines model for RejoinRequest.
 type RejoinRequest struct {
 	// CancelRunning Cancel the operation that is in the way, where it may be cancelled for another, instead of being refused for it. The refusal names it and what that costs.
@@ -1109,6 +1424,49 @@ type RejoinRequest struct {
 //
 // Example: auto
 type RejoinRequestMethod string
+
+// Repository defines model for Repository.
+type Repository struct {
+	// Cipher How it is encrypted; absent where it is not.
+	//
+	// Example: aes-256-cbc
+	Cipher *string `json:"cipher,omitempty"`
+
+	// Detail Why it is not ok.
+	//
+	// Example: the container's init does not answer
+	Detail *string `json:"detail,omitempty"`
+
+	// FreeBytes What is left on its disk.
+	//
+	// Example: 85899345920
+	FreeBytes *int64 `json:"free_bytes,omitempty"`
+
+	// ObservedAt When it was looked at.
+	//
+	// Example: 2026-03-01T12:00:00.000Z
+	ObservedAt *time.Time `json:"observed_at,omitempty"`
+
+	// State new: nothing is in it yet; unknown: nobody could look.
+	//
+	// Example: ok
+	State RepositoryState `json:"state"`
+
+	// SystemID The identifier of the cluster that it is of.
+	//
+	// Example: 7711576302694457396
+	SystemID *string `json:"system_id,omitempty"`
+
+	// TotalBytes The size of its disk.
+	//
+	// Example: 107374182400
+	TotalBytes *int64 `json:"total_bytes,omitempty"`
+}
+
+// RepositoryState new: nothing is in it yet; unknown: nobody could look.
+//
+// Example: ok
+type RepositoryState string
 
 // Role What the node's server says it is; none: no server answers.
 //
@@ -1246,14 +1604,45 @@ type Finished = Operation
 // Refused RFC 9457.
 type Refused = Problem
 
+// ListBackupsParams defines parameters for ListBackups.
+type ListBackupsParams struct {
+	// Type Only backups of this type.
+	Type *BackupType `form:"type,omitempty" json:"type,omitempty"`
+
+	// Primary Only backups that were made of this container.
+	Primary *string `form:"primary,omitempty" json:"primary,omitempty"`
+
+	// Chain Only this backup and those that it needs, by its key or label.
+	Chain *string `form:"chain,omitempty" json:"chain,omitempty"`
+
+	// Limit How many at the most.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After The `next` of the page before.
+	After *string `form:"after,omitempty" json:"after,omitempty"`
+}
+
+// StartBackupParams defines parameters for StartBackup.
+type StartBackupParams struct {
+	// Prefer RFC 7240. `respond-async` answers `202` as soon as the operation runs; `wait=N` waits N seconds at the most
+	// (50 without it).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path,
+	// query and body: with another body it is refused with `422`. With a body that is a stream, `Content-Digest: sha-256=:...:`
+	// (RFC 9530) has to say which one it is.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // StartFailbackParams defines parameters for StartFailback.
 type StartFailbackParams struct {
 	// Prefer RFC 7240. `respond-async` answers `202` as soon as the operation runs; `wait=N` waits N seconds at the most
 	// (50 without it).
 	Prefer *Prefer `json:"Prefer,omitempty"`
 
-	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path
-	// and body: with another body it is refused with `422`.
+	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path,
+	// query and body: with another body it is refused with `422`. With a body that is a stream, `Content-Digest: sha-256=:...:`
+	// (RFC 9530) has to say which one it is.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1268,8 +1657,9 @@ type StartFailoverParams struct {
 	// (50 without it).
 	Prefer *Prefer `json:"Prefer,omitempty"`
 
-	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path
-	// and body: with another body it is refused with `422`.
+	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path,
+	// query and body: with another body it is refused with `422`. With a body that is a stream, `Content-Digest: sha-256=:...:`
+	// (RFC 9530) has to say which one it is.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1284,8 +1674,9 @@ type RejoinNodeParams struct {
 	// (50 without it).
 	Prefer *Prefer `json:"Prefer,omitempty"`
 
-	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path
-	// and body: with another body it is refused with `422`.
+	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path,
+	// query and body: with another body it is refused with `422`. With a body that is a stream, `Content-Digest: sha-256=:...:`
+	// (RFC 9530) has to say which one it is.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1307,8 +1698,9 @@ type StartNodeParams struct {
 	// (50 without it).
 	Prefer *Prefer `json:"Prefer,omitempty"`
 
-	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path
-	// and body: with another body it is refused with `422`.
+	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path,
+	// query and body: with another body it is refused with `422`. With a body that is a stream, `Content-Digest: sha-256=:...:`
+	// (RFC 9530) has to say which one it is.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -1326,6 +1718,9 @@ type ListOperationsParams struct {
 	// After The `next` of the page before.
 	After *string `form:"after,omitempty" json:"after,omitempty"`
 }
+
+// StartBackupJSONRequestBody defines body for StartBackup for application/json ContentType.
+type StartBackupJSONRequestBody = BackupRequest
 
 // StartFailbackJSONRequestBody defines body for StartFailback for application/json ContentType.
 type StartFailbackJSONRequestBody = FailbackRequest
@@ -1544,6 +1939,48 @@ type ClientInterface interface {
 	// Corresponds with GET / (the `GetIndex` operationId).
 	GetIndex(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListBackups List the backups, newest first
+	//
+	// What is in the repository, as it was last looked at, and from when to when the database can be recovered.
+	//
+	// Corresponds with GET /backups (the `ListBackups` operationId).
+	ListBackups(ctx context.Context, params *ListBackupsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartBackupWithBody Make a backup
+	//
+	// The body may be empty: then what is due is made, a full where there is none to build on, else an incremental. The
+	// server that leads is asked for just before (`pg_is_in_recovery()`), so it does not matter where the primary is. One
+	// backup runs at a time; a failover that is asked for meanwhile cancels it.
+	//
+	// `mode: offline` copies the files of the running server behind its back. Such a copy is not consistent: of four that
+	// were made beside writes and checkpoints, none restored. It is made only with `accept_inconsistent`, is marked
+	// `consistent: false`, and counts as no backup for anything that asks whether there is one.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /backups (the `StartBackup` operationId).
+	StartBackupWithBody(ctx context.Context, params *StartBackupParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartBackup Make a backup
+	//
+	// The body may be empty: then what is due is made, a full where there is none to build on, else an incremental. The
+	// server that leads is asked for just before (`pg_is_in_recovery()`), so it does not matter where the primary is. One
+	// backup runs at a time; a failover that is asked for meanwhile cancels it.
+	//
+	// `mode: offline` copies the files of the running server behind its back. Such a copy is not consistent: of four that
+	// were made beside writes and checkpoints, none restored. It is made only with `accept_inconsistent`, is marked
+	// `consistent: false`, and counts as no backup for anything that asks whether there is one.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /backups (the `StartBackup` operationId).
+	StartBackup(ctx context.Context, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetBackup Show one backup
+	//
+	// Corresponds with GET /backups/{key} (the `GetBackup` operationId).
+	GetBackup(ctx context.Context, key string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetCluster Show the topology as last observed
 	//
 	// Corresponds with GET /cluster (the `GetCluster` operationId).
@@ -1740,6 +2177,88 @@ type ClientInterface interface {
 // Corresponds with GET / (the `GetIndex` operationId).
 func (c *Client) GetIndex(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetIndexRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListBackups List the backups, newest first
+//
+// What is in the repository, as it was last looked at, and from when to when the database can be recovered.
+//
+// Corresponds with GET /backups (the `ListBackups` operationId).
+func (c *Client) ListBackups(ctx context.Context, params *ListBackupsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListBackupsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartBackupWithBody Make a backup
+//
+// The body may be empty: then what is due is made, a full where there is none to build on, else an incremental. The
+// server that leads is asked for just before (`pg_is_in_recovery()`), so it does not matter where the primary is. One
+// backup runs at a time; a failover that is asked for meanwhile cancels it.
+//
+// `mode: offline` copies the files of the running server behind its back. Such a copy is not consistent: of four that
+// were made beside writes and checkpoints, none restored. It is made only with `accept_inconsistent`, is marked
+// `consistent: false`, and counts as no backup for anything that asks whether there is one.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /backups (the `StartBackup` operationId).
+func (c *Client) StartBackupWithBody(ctx context.Context, params *StartBackupParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartBackupRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartBackup Make a backup
+//
+// The body may be empty: then what is due is made, a full where there is none to build on, else an incremental. The
+// server that leads is asked for just before (`pg_is_in_recovery()`), so it does not matter where the primary is. One
+// backup runs at a time; a failover that is asked for meanwhile cancels it.
+//
+// `mode: offline` copies the files of the running server behind its back. Such a copy is not consistent: of four that
+// were made beside writes and checkpoints, none restored. It is made only with `accept_inconsistent`, is marked
+// `consistent: false`, and counts as no backup for anything that asks whether there is one.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /backups (the `StartBackup` operationId).
+func (c *Client) StartBackup(ctx context.Context, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartBackupRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetBackup Show one backup
+//
+// Corresponds with GET /backups/{key} (the `GetBackup` operationId).
+func (c *Client) GetBackup(ctx context.Context, key string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetBackupRequest(c.Server, key)
 	if err != nil {
 		return nil, err
 	}
@@ -2178,6 +2697,208 @@ func NewGetIndexRequest(server string) (*http.Request, error) {
 	}
 
 	operationPath := fmt.Sprintf("/")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListBackupsRequest constructs an http.Request for the ListBackups method
+func NewListBackupsRequest(server string, params *ListBackupsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/backups")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Type != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "type", *params.Type, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Primary != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "primary", *params.Primary, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Chain != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "chain", *params.Chain, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartBackupRequest calls the generic StartBackup builder with application/json body
+func NewStartBackupRequest(server string, params *StartBackupParams, body StartBackupJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartBackupRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewStartBackupRequestWithBody constructs an http.Request for the StartBackup method, with any body, and a specified content type
+func NewStartBackupRequestWithBody(server string, params *StartBackupParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/backups")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetBackupRequest constructs an http.Request for the GetBackup method
+func NewGetBackupRequest(server string, key string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "key", key, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/backups/%s", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -3097,6 +3818,52 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET / (the `GetIndex` operationId).
 	GetIndexWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetIndexResponse, error)
 
+	// ListBackupsWithResponse List the backups, newest first
+	//
+	// What is in the repository, as it was last looked at, and from when to when the database can be recovered.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /backups (the `ListBackups` operationId).
+	ListBackupsWithResponse(ctx context.Context, params *ListBackupsParams, reqEditors ...RequestEditorFn) (*ListBackupsResponse, error)
+
+	// StartBackupWithBodyWithResponse Make a backup
+	//
+	// The body may be empty: then what is due is made, a full where there is none to build on, else an incremental. The
+	// server that leads is asked for just before (`pg_is_in_recovery()`), so it does not matter where the primary is. One
+	// backup runs at a time; a failover that is asked for meanwhile cancels it.
+	//
+	// `mode: offline` copies the files of the running server behind its back. Such a copy is not consistent: of four that
+	// were made beside writes and checkpoints, none restored. It is made only with `accept_inconsistent`, is marked
+	// `consistent: false`, and counts as no backup for anything that asks whether there is one.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /backups (the `StartBackup` operationId).
+	StartBackupWithBodyWithResponse(ctx context.Context, params *StartBackupParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartBackupResponse, error)
+
+	// StartBackupWithResponse Make a backup
+	//
+	// The body may be empty: then what is due is made, a full where there is none to build on, else an incremental. The
+	// server that leads is asked for just before (`pg_is_in_recovery()`), so it does not matter where the primary is. One
+	// backup runs at a time; a failover that is asked for meanwhile cancels it.
+	//
+	// `mode: offline` copies the files of the running server behind its back. Such a copy is not consistent: of four that
+	// were made beside writes and checkpoints, none restored. It is made only with `accept_inconsistent`, is marked
+	// `consistent: false`, and counts as no backup for anything that asks whether there is one.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /backups (the `StartBackup` operationId).
+	StartBackupWithResponse(ctx context.Context, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*StartBackupResponse, error)
+
+	// GetBackupWithResponse Show one backup
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /backups/{key} (the `GetBackup` operationId).
+	GetBackupWithResponse(ctx context.Context, key string, reqEditors ...RequestEditorFn) (*GetBackupResponse, error)
+
 	// GetClusterWithResponse Show the topology as last observed
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -3358,6 +4125,235 @@ func (r GetIndexResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetIndexResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListBackupsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BackupList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListBackupsResponse) GetJSON200() *BackupList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListBackupsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListBackupsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListBackupsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListBackupsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListBackupsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// StartBackupResponse200Headers the declared response headers of an HTTP 200 response for StartBackup
+type StartBackupResponse200Headers struct {
+	Location *string
+}
+
+// StartBackupResponse202Headers the declared response headers of an HTTP 202 response for StartBackup
+type StartBackupResponse202Headers struct {
+	Location          *string
+	PreferenceApplied *string
+}
+
+type StartBackupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Finished
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Accepted
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *Problem
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Problem
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *Problem
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *Problem
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *Refused
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *Problem
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *Problem
+	// ApplicationProblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationProblemJSON422 *Problem
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Failed
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *StartBackupResponse200Headers
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *StartBackupResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r StartBackupResponse) GetJSON200() *Finished {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartBackupResponse) GetJSON202() *Accepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSON400() *Problem {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSON401() *Problem {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSON403() *Problem {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSON404() *Problem {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSON409() *Refused {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSON413() *Problem {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSON415() *Problem {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSON422() *Problem {
+	return r.ApplicationProblemJSON422
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSON500() *Failed {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartBackupResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartBackupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartBackupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartBackupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartBackupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetBackupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Backup
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetBackupResponse) GetJSON200() *Backup {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetBackupResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetBackupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetBackupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetBackupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetBackupResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4632,6 +5628,76 @@ func (c *ClientWithResponses) GetIndexWithResponse(ctx context.Context, reqEdito
 	return ParseGetIndexResponse(rsp)
 }
 
+// ListBackupsWithResponse List the backups, newest first
+//
+// What is in the repository, as it was last looked at, and from when to when the database can be recovered.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /backups (the `ListBackups` operationId).
+func (c *ClientWithResponses) ListBackupsWithResponse(ctx context.Context, params *ListBackupsParams, reqEditors ...RequestEditorFn) (*ListBackupsResponse, error) {
+	rsp, err := c.ListBackups(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListBackupsResponse(rsp)
+}
+
+// StartBackupWithBodyWithResponse Make a backup
+//
+// The body may be empty: then what is due is made, a full where there is none to build on, else an incremental. The
+// server that leads is asked for just before (`pg_is_in_recovery()`), so it does not matter where the primary is. One
+// backup runs at a time; a failover that is asked for meanwhile cancels it.
+//
+// `mode: offline` copies the files of the running server behind its back. Such a copy is not consistent: of four that
+// were made beside writes and checkpoints, none restored. It is made only with `accept_inconsistent`, is marked
+// `consistent: false`, and counts as no backup for anything that asks whether there is one.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /backups (the `StartBackup` operationId).
+func (c *ClientWithResponses) StartBackupWithBodyWithResponse(ctx context.Context, params *StartBackupParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartBackupResponse, error) {
+	rsp, err := c.StartBackupWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartBackupResponse(rsp)
+}
+
+// StartBackupWithResponse Make a backup
+//
+// The body may be empty: then what is due is made, a full where there is none to build on, else an incremental. The
+// server that leads is asked for just before (`pg_is_in_recovery()`), so it does not matter where the primary is. One
+// backup runs at a time; a failover that is asked for meanwhile cancels it.
+//
+// `mode: offline` copies the files of the running server behind its back. Such a copy is not consistent: of four that
+// were made beside writes and checkpoints, none restored. It is made only with `accept_inconsistent`, is marked
+// `consistent: false`, and counts as no backup for anything that asks whether there is one.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /backups (the `StartBackup` operationId).
+func (c *ClientWithResponses) StartBackupWithResponse(ctx context.Context, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*StartBackupResponse, error) {
+	rsp, err := c.StartBackup(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartBackupResponse(rsp)
+}
+
+// GetBackupWithResponse Show one backup
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /backups/{key} (the `GetBackup` operationId).
+func (c *ClientWithResponses) GetBackupWithResponse(ctx context.Context, key string, reqEditors ...RequestEditorFn) (*GetBackupResponse, error) {
+	rsp, err := c.GetBackup(ctx, key, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetBackupResponse(rsp)
+}
+
 // GetClusterWithResponse Show the topology as last observed
 //
 // Returns a wrapper object for the known response body format(s).
@@ -5018,6 +6084,205 @@ func ParseGetIndexResponse(rsp *http.Response) (*GetIndexResponse, error) {
 
 	case rsp.StatusCode == 200:
 		// Content-type (text/html) unsupported
+
+	}
+
+	return response, nil
+}
+
+// ParseListBackupsResponse parses an HTTP response from a ListBackupsWithResponse call
+func ParseListBackupsResponse(rsp *http.Response) (*ListBackupsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListBackupsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BackupList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartBackupResponse parses an HTTP response from a StartBackupWithResponse call
+func ParseStartBackupResponse(rsp *http.Response) (*StartBackupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartBackupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Finished
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Accepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Failed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers StartBackupResponse200Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 202:
+		var headers StartBackupResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		if values := rsp.Header.Values("Preference-Applied"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Preference-Applied", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.PreferenceApplied = &value
+		}
+		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetBackupResponse parses an HTTP response from a GetBackupWithResponse call
+func ParseGetBackupResponse(rsp *http.Response) (*GetBackupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetBackupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Backup
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
 
 	}
 

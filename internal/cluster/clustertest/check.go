@@ -76,27 +76,35 @@ func (w *World) Wrong() []string {
 		wrong = append(wrong, fmt.Sprintf("%d acknowledged commits are not on %s", missing, leader.node.Name))
 	}
 	for _, h := range w.hosts {
-		if c := compare(h, leader); c.Relation == pgwal.Diverged {
-			wrong = append(wrong, fmt.Sprintf("%s and %s have other WAL from %s on, on one timeline", h.node.Name, leader.node.Name, c.At))
-		}
-		if h.server != nil && h.server.applied.Switching {
-			wrong = append(wrong, h.node.Name+" runs with the settings of a move")
-		}
-		if h == leader {
-			continue
-		}
-		if h.server == nil || h.server.upstream != leader {
-			wrong = append(wrong, fmt.Sprintf("%s does not stream from %s: its init is %s %s", h.node.Name, leader.node.Name, h.status.State, h.status.Error))
-		}
-		if h.server != nil && h.server.applied.UpstreamAddress != leader.address {
-			wrong = append(wrong, fmt.Sprintf("%s looks for %s at %q, which is at %s", h.node.Name, leader.node.Name, h.server.applied.UpstreamAddress, leader.address))
-		}
-		if h.data != nil && len(h.data.slots) > 0 {
-			wrong = append(wrong, fmt.Sprintf("the standby %s keeps the slots %v", h.node.Name, (&Host{h}).Slots()))
-		}
+		wrong = append(wrong, wrongNode(h, leader)...)
 	}
 	if leader.data.slots[leader.node.Slot()] {
 		wrong = append(wrong, "the primary keeps a slot for itself")
+	}
+	return wrong
+}
+
+// wrongNode says what is not as it must be of one node, whether it leads or follows.
+func wrongNode(h, leader *host) (wrong []string) {
+	add := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	name, leads := h.node.Name, leader.node.Name
+	if c := compare(h, leader); c.Relation == pgwal.Diverged {
+		add("%s and %s have other WAL from %s on, on one timeline", name, leads, c.At)
+	}
+	if h.server != nil && h.server.applied.Switching {
+		add("%s runs with the settings of a move", name)
+	}
+	if h == leader {
+		return wrong
+	}
+	if h.server == nil || h.server.upstream != leader {
+		add("%s does not stream from %s: its init is %s %s", name, leads, h.status.State, h.status.Error)
+	}
+	if h.server != nil && h.server.applied.UpstreamAddress != leader.address {
+		add("%s looks for %s at %q, which is at %s", name, leads, h.server.applied.UpstreamAddress, leader.address)
+	}
+	if h.data != nil && len(h.data.slots) > 0 {
+		add("the standby %s keeps the slots %v", name, (&Host{h}).Slots())
 	}
 	return wrong
 }

@@ -40,6 +40,7 @@ func RunInitContract(t *testing.T, env InitEnv) {
 		{"an order to lead is good for one start", initLead},
 		{"a standby starts by its order again", initFollow},
 		{"an older order is none", initOlder},
+		{"what runs is provisioned and goes on", initProvision},
 		{"what runs is not overwritten", initRunning},
 		{"what is there is not overwritten", initAtRest},
 		{"a leader stops before it follows", initDemote},
@@ -150,6 +151,34 @@ func initOlder(t *testing.T, _, two *InitNode) {
 	two.await(t, node.StateRefused) // it is told of the order that it has had
 	two.order(node.RoleStandby, node.ActionNone)
 	two.await(t, node.StateRunning)
+}
+
+func initProvision(t *testing.T, one, _ *InitNode) {
+	until(t, "the primary to answer", one.Answers)
+	before := one.Status().PID
+	for _, tt := range []struct {
+		database string
+		fails    bool
+	}{{"postgres", false}, {"nosuch", true}, {"template1", false}} {
+		one.order(node.RolePrimary, node.ActionProvision, func(o *node.Order) {
+			o.Provision = []node.Batch{{Database: tt.database, SQL: []string{"COMMENT ON SCHEMA controld IS 'tried'"}}}
+		})
+		until(t, "a word on the provision", func() bool {
+			s := one.Status().Provisioned
+			return s != nil && s.Epoch == one.epoch
+		})
+		if s := one.Status().Provisioned; (s.Error != "") != tt.fails {
+			t.Errorf("provision in %s: %+v", tt.database, s)
+		}
+		s := one.await(t, node.StateRunning)
+		if s.Role != node.RolePrimary || s.UsedEpoch != one.epoch || s.PID != before {
+			t.Errorf("process %d before, after the provision %+v", before, s)
+		}
+	}
+	one.restart()
+	one.await(t, node.StateRefused) // its order was used
+	one.order(node.RolePrimary, node.ActionNone)
+	one.await(t, node.StateRunning)
 }
 
 func initRunning(t *testing.T, one, two *InitNode) {

@@ -146,6 +146,10 @@ func sessionProbes(t *testing.T, env SessionEnv) {
 	if err != nil || len(senders) != 0 {
 		t.Errorf("senders of the standby: %+v, %v", senders, err)
 	}
+	databases, err := primary.Databases(t.Context())
+	if err != nil || !slices.Contains(databases, "postgres") || !slices.Contains(databases, "template1") {
+		t.Errorf("databases: %v, %v", databases, err)
+	}
 	if copies, err := primary.Copies(t.Context()); err != nil || len(copies) != 0 {
 		t.Errorf("base backups of the primary, where nobody makes one: %+v, %v", copies, err)
 	}

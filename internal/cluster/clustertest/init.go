@@ -4,17 +4,19 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"controld/internal/node"
+	"controld/internal/node/rules"
 	"controld/internal/pgcontrol"
 	"controld/internal/pgwal"
+	"controld/internal/rights"
 	"controld/internal/wal"
 )
 
-// The rules here are those of package node/server, which the tests there hold
-// to the real files: which order is taken up, what it does to a running server,
-// and when it is refused.
+// What an order comes to is decided by package node/rules, as in the real init; how it is
+// done is make-believe.
 
 // A job is work beside the init's loop. Another job, or none, voids it.
 type job struct{ epoch uint64 }
@@ -22,11 +24,14 @@ type job struct{ epoch uint64 }
 // consider takes up a new order.
 func (h *host) consider() {
 	o := h.order
-	if !h.up || !h.ready || h.paused || o.Epoch == 0 || o.Epoch <= h.taken.Epoch {
+	if !h.up || !h.ready || h.paused || o.Epoch == 0 {
 		return
 	}
-	if o.Epoch < h.status.Epoch {
-		h.fail(node.StateRefused, fmt.Sprintf("order %d is older than order %d", o.Epoch, h.status.Epoch))
+	switch take, err := rules.TakeUp(o, h.taken.Epoch, h.status); {
+	case err != nil:
+		h.fail(node.StateRefused, err.Error())
+		return
+	case !take:
 		return
 	}
 	h.taken = o
@@ -79,43 +84,32 @@ func (h *host) jobEnded() {
 
 func (h *host) actRunning() {
 	o := h.taken
-	leads := !h.data.standby
-	atRest := h.actionWanted(o) && o.Action != node.ActionInitDB
-	switch {
-	case o.Role == node.RoleNone:
+	step, err := rules.Running{Done: h.status, Leads: !h.data.standby, Control: &h.data.control}.Next(o)
+	if err != nil {
+		h.refuseRunning(err.Error())
+		return
+	}
+	switch step {
+	case rules.Stop:
 		h.stop()
-	case o.Role == node.RolePrimary && h.actionWanted(o):
-		h.refuseRunning("initdb was ordered while a server runs")
-	case o.Role == node.RolePrimary:
+	case rules.Adopt:
 		h.adopt()
-	case leads && h.salvageWanted(o):
-		h.refuseRunning("salvage was ordered for a server that leads")
-	case o.Action == node.ActionDiscard && h.actionWanted(o) && h.data.control.Timeline() >= o.DiscardTimeline:
-		h.refuseRunning("the timeline cannot be discarded: the running server is on it")
-	case leads || atRest:
-		h.stop()
-	case h.salvageWanted(o):
-		if h.job == nil {
-			h.startJob(func() {
-				h.salvage(o)
-				h.jobEnded()
-			})
-		}
-	default:
-		h.adopt()
+	case rules.Salvage:
+		h.beside(func() { h.salvage(o) })
+	case rules.Provision:
+		h.beside(func() { h.provision(o) })
 	}
 }
 
-func (h *host) actionWanted(o node.Order) bool {
-	switch o.Action {
-	case node.ActionInitDB, node.ActionBaseBackup, node.ActionRewind, node.ActionDiscard:
-		return h.status.ActionEpoch != o.Epoch
+// beside does work while the server runs.
+func (h *host) beside(do func()) {
+	if h.job != nil {
+		return
 	}
-	return false
-}
-
-func (h *host) salvageWanted(o node.Order) bool {
-	return o.Action == node.ActionSalvage && (h.status.Salvaged == nil || h.status.Salvaged.Epoch != o.Epoch)
+	h.startJob(func() {
+		do()
+		h.jobEnded()
+	})
 }
 
 func (h *host) presentRole() node.Role {
@@ -170,8 +164,8 @@ func (h *host) bringUp() {
 		h.consider()
 		return
 	}
-	if why := h.forbidden(o); why != "" {
-		h.fail(node.StateRefused, why)
+	if err := h.forbidden(o); err != nil {
+		h.fail(node.StateRefused, err.Error())
 		h.jobEnded()
 		return
 	}
@@ -187,7 +181,7 @@ func (h *host) bringUp() {
 	}
 	h.working = true
 	switch {
-	case h.actionWanted(o):
+	case rules.ActionWanted(o, h.status):
 		h.report(func(s *node.Status) {
 			s.Epoch, s.State, s.Role, s.PID, s.Error = o.Epoch, node.StateWorking, node.RoleNone, 0, ""
 			if o.Action == node.ActionInitDB || o.Action == node.ActionRewind { // a copy is made beside
@@ -201,7 +195,7 @@ func (h *host) bringUp() {
 			}
 		})
 	default:
-		if h.salvageWanted(o) {
+		if rules.SalvageWanted(o, h.status) {
 			h.salvage(o)
 		}
 		h.start(o)
@@ -209,26 +203,19 @@ func (h *host) bringUp() {
 }
 
 // forbidden says why the order may not be carried out.
-func (h *host) forbidden(o node.Order) string {
-	wanted := h.actionWanted(o)
-	switch {
-	case o.Role == node.RolePrimary && o.Epoch <= h.status.UsedEpoch:
-		return fmt.Sprintf("order %d to lead was used already", o.Epoch)
-	case wanted && o.Action == node.ActionBaseBackup:
-	case wanted && o.Action == node.ActionInitDB && h.status.Unfinished == node.ActionInitDB:
-	case h.status.Unfinished != "":
-		return fmt.Sprintf("an unfinished %s left the data directory unusable", h.status.Unfinished)
-	case wanted && o.Action == node.ActionInitDB && h.data != nil:
-		return "initdb needs an empty data directory"
-	case wanted && o.Action == node.ActionInitDB:
-	case h.data == nil:
-		return "nothing to start"
-	case o.Role == node.RolePrimary && h.data.standby && h.data.control.State.Recovering():
-		return "the data is a standby's: a start does not make it lead"
-	case wanted && o.Action == node.ActionDiscard && h.data.control.Timeline() >= o.DiscardTimeline:
-		return "the timeline cannot be discarded: the data directory is on it"
+func (h *host) forbidden(o node.Order) error {
+	rest := rules.AtRest{Done: h.status, Marker: h.status.Unfinished, Empty: func() error {
+		if h.data != nil {
+			return rules.Refuse("initdb needs an empty data directory")
+		}
+		return nil
+	}}
+	if h.data == nil {
+		rest.ControlErr = pgcontrol.ErrNoCluster
+	} else {
+		rest.Control, rest.Standby = h.data.control, h.data.standby
 	}
-	return ""
+	return rest.Allowed(o)
 }
 
 // carryOut is the end of an action.
@@ -255,6 +242,7 @@ func (h *host) action(o node.Order) string {
 	case node.ActionInitDB:
 		h.w.nextID++
 		h.data = newData(7000 + uint64(h.w.nextID))
+		h.data.rights = rights.Version
 		h.checkpoint(pgcontrol.StateShutDown)
 	case node.ActionDiscard:
 		for t := range h.data.history {
@@ -283,7 +271,7 @@ func (h *host) action(o node.Order) string {
 
 // unreachable says why there is nothing to overwrite the data with.
 func (h *host) unreachable(o node.Order) string {
-	if !h.actionWanted(o) || o.Upstream == nil {
+	if !rules.ActionWanted(o, h.status) || o.Upstream == nil {
 		return ""
 	}
 	u := h.w.byName(o.Upstream.Host)
@@ -348,6 +336,43 @@ func (h *host) salvage(o node.Order) {
 	h.report(func(s *node.Status) { s.Epoch, s.Salvaged, s.Error = o.Epoch, &done, "" })
 }
 
+// provision runs what was ordered.
+func (h *host) provision(o node.Order) {
+	done := node.Provisioned{Epoch: o.Epoch}
+	if h.failing[node.ActionProvision] {
+		done.Error = "told to fail"
+	}
+	for _, b := range o.Provision {
+		if done.Error == "" {
+			done.Error = h.runs(b.Database, strings.Join(b.SQL, ";\n"))
+		}
+	}
+	h.report(func(s *node.Status) {
+		s.Epoch, s.State, s.Role, s.PID, s.Error, s.Provisioned = o.Epoch, node.StateRunning, h.presentRole(), 1, "", &done
+		s.UsedEpoch = max(s.UsedEpoch, o.Epoch)
+	})
+}
+
+// runs is SQL that the superuser runs; empty: it could.
+func (h *host) runs(database, sql string) (why string) {
+	switch {
+	case !h.serves():
+		return "connection refused"
+	case !h.leads():
+		return "cannot execute in a read-only transaction"
+	case !slices.Contains(append([]string{"postgres", "template1"}, h.w.databases...), database):
+		return fmt.Sprintf("database %q does not exist", database)
+	case database == "postgres" && strings.Contains(sql, "COMMENT ON SCHEMA controld"):
+		h.data.rights = rights.Version
+		for _, x := range h.w.hosts {
+			if x.server != nil && x.server.upstream == h {
+				x.data.rights = rights.Version
+			}
+		}
+	}
+	return ""
+}
+
 func (w *World) byDataDir(dir string) *host {
 	for _, x := range w.hosts {
 		if x.node.DataDir() == dir {
@@ -360,7 +385,7 @@ func (w *World) byDataDir(dir string) *host {
 // nothingToRewind: only what went on where the leader's timeline branched off has
 // anything to take back.
 func (h *host) nothingToRewind(o node.Order) string {
-	if !h.actionWanted(o) || o.Action != node.ActionRewind {
+	if !rules.ActionWanted(o, h.status) || o.Action != node.ActionRewind {
 		return ""
 	}
 	if o.LeaderDir == "" {
@@ -388,21 +413,23 @@ func (h *host) mayFollow(o node.Order) string {
 
 // compare says what the WAL of one is to the leader's, as package pgwal does.
 func compare(own, leader *host) pgwal.Comparison {
-	if own == nil || leader == nil || own.data == nil || leader.data == nil || leader.unreadable || own.data.systemID != leader.data.systemID {
+	readable := own != nil && leader != nil && own.data != nil && leader.data != nil && !leader.unreadable
+	if !readable || own.data.systemID != leader.data.systemID {
 		return pgwal.Comparison{Relation: pgwal.Unknown, Why: "nothing to compare with"}
 	}
 	mine, theirs := own.data, leader.data
 	c := pgwal.Comparison{Relation: pgwal.Same, End: mine.end()}
 	n := common(mine.wal, theirs.wal)
+	fork := endOf(mine.wal, n)
 	left := n < len(theirs.wal) && n < len(mine.wal) && theirs.wal[n].timeline != mine.wal[n].timeline
 	switch {
 	case n == len(mine.wal) && mine.end() < theirs.oldest:
 		c.Relation, c.Why = pgwal.Unknown, "the leader has removed it"
 	case n == len(mine.wal):
 	case left, n == len(theirs.wal) && mine.wal[n].timeline != theirs.control.Timeline():
-		c.Relation, c.At, c.Why = pgwal.Past, endOf(mine.wal, n), "it went on where the leader left"
+		c.Relation, c.At, c.Why = pgwal.Past, fork, "it went on where the leader left"
 	default:
-		c.Relation, c.At, c.Why = pgwal.Diverged, endOf(mine.wal, n), fmt.Sprintf("its WAL differs from the leader's from %s on", endOf(mine.wal, n))
+		c.Relation, c.At, c.Why = pgwal.Diverged, fork, fmt.Sprintf("its WAL differs from the leader's from %s on", fork)
 	}
 	return c
 }

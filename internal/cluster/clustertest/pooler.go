@@ -383,13 +383,10 @@ func (h *host) synced(id int) bool {
 	return false
 }
 
+// has relies on ids that grow along every branch.
 func (h *host) has(id int) bool {
-	for i := len(h.data.wal) - 1; i >= 0; i-- {
-		if h.data.wal[i].id == id {
-			return true
-		}
-	}
-	return false
+	_, found := slices.BinarySearchFunc(h.data.wal, id, func(r record, id int) int { return r.id - id })
+	return found
 }
 
 // Write lets a client commit through db, one transaction every period, until

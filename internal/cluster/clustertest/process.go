@@ -11,6 +11,7 @@ import (
 
 	"controld/internal/cluster"
 	"controld/internal/node"
+	"controld/internal/node/rules"
 	"controld/internal/pgcontrol"
 	"controld/internal/pgwal"
 	"controld/internal/wal"
@@ -46,13 +47,6 @@ var errDead = errors.New("this process is dead")
 func (p *Process) Outside() cluster.Outside {
 	return cluster.Outside{
 		Engine: engine{p}, Volumes: volumes{p}, Servers: servers{p}, Pooler: pooler{p},
-		Redis: func(ctx context.Context) error {
-			return p.do(ctx, "Redis.Ping", func() error {
-				p.w.mu.Lock()
-				defer p.w.mu.Unlock()
-				return p.w.redis
-			})
-		},
 	}
 }
 
@@ -96,7 +90,10 @@ func (e engine) Inspect(ctx context.Context, name string) (c cluster.Container, 
 			return nil
 		}
 		h := e.p.w.host(name)
-		c = cluster.Container{Exists: h.exists, Running: h.up, Paused: h.paused, Connected: h.connected, StartedAt: h.startedAt, EndedAt: h.endedAt, Health: "running"}
+		c = cluster.Container{
+			Exists: h.exists, Running: h.up, Paused: h.paused, Connected: h.connected,
+			StartedAt: h.startedAt, EndedAt: h.endedAt, Health: "running",
+		}
 		if h.up {
 			c.PID = 10
 			if h.connected {
@@ -120,6 +117,23 @@ func (e engine) Throttled(ctx context.Context, name string) (d time.Duration, er
 		return nil
 	})
 	return d, err
+}
+
+// Exec runs psql alone, which tells its database last.
+func (e engine) Exec(ctx context.Context, name string, command []string, stdin string) (string, error) {
+	return "", e.p.locked(ctx, "Engine.Exec "+name, func() error {
+		h := e.p.w.host(name)
+		switch {
+		case !h.up || h.paused:
+			return errors.New("container is not running")
+		case command[0] != "psql":
+			return fmt.Errorf("%s: not found", command[0])
+		}
+		if why := h.runs(command[len(command)-1], stdin); why != "" {
+			return errors.New(why)
+		}
+		return nil
+	})
 }
 
 // PoolerContainer is the name of the pooler's container.
@@ -344,7 +358,7 @@ func (c *connection) Observe(ctx context.Context) (v cluster.Server, err error) 
 		v = cluster.Server{
 			InRecovery: s.recovery, SystemID: d.systemID, Timeline: pos.Timeline, StartedAt: s.startedAt,
 			Flushed: pos.Flushed, Received: pos.Received, Replayed: pos.Replayed, Senders: h.senders(),
-			MaxSenders: 10, MaxSlots: 10, SegmentBytes: segmentBytes,
+			MaxSenders: 10, MaxSlots: 10, SegmentBytes: segmentBytes, Rights: d.rights,
 			Settings: map[string]string{
 				"archive_command": s.applied.ArchiveCommand, "archive_mode": "on", "autovacuum": onOff(!s.applied.Switching),
 				"primary_conninfo": "", "primary_slot_name": s.applied.Slot, "restore_command": s.applied.RestoreCommand,
@@ -367,7 +381,10 @@ func (c *connection) Observe(ctx context.Context) (v cluster.Server, err error) 
 		}
 		for _, e := range c.p.w.pooler.entries {
 			if e.active > 0 && e.host == h.address {
-				v.Transactions = append(v.Transactions, cluster.Transaction{PID: 4711, User: "app", Application: "client", Database: e.name, Address: poolerAddress, State: "idle in transaction", Age: time.Second})
+				v.Transactions = append(v.Transactions, cluster.Transaction{
+					PID: 4711, User: "app", Application: "client", Database: e.name, Address: poolerAddress,
+					State: "idle in transaction", Age: time.Second,
+				})
 			}
 		}
 		return nil
@@ -399,7 +416,10 @@ func (h *host) senders() []cluster.Sender {
 		if o.server == nil || o.server.upstream != h {
 			continue
 		}
-		s := cluster.Sender{Application: o.node.Name, State: "streaming", Sent: o.data.end(), Flushed: o.data.end(), Replayed: o.data.end(), SyncState: "async"}
+		end := o.data.end()
+		s := cluster.Sender{
+			Application: o.node.Name, State: "streaming", Sent: end, Flushed: end, Replayed: end, SyncState: "async",
+		}
 		if slices.Contains(h.server.applied.SynchronousStandbys, o.node.Name) {
 			s.SyncState = "sync"
 		}
@@ -521,11 +541,20 @@ func (c *connection) Senders(ctx context.Context) (out []cluster.Sender, err err
 }
 
 // Copies are the base backups that others are making of it, of which nothing has come yet.
+func (c *connection) Databases(ctx context.Context) (out []string, err error) {
+	err = c.do(ctx, "Session.Databases", func() error {
+		out = append([]string{"postgres", "template1"}, c.p.w.databases...)
+		return nil
+	})
+	return out, err
+}
+
 func (c *connection) Copies(ctx context.Context) (out []cluster.Copy, err error) {
 	err = c.do(ctx, "Session.Copies", func() error {
 		for _, h := range c.p.w.hosts {
 			o := h.taken
-			if o.Action == node.ActionBaseBackup && h.actionWanted(o) && o.Upstream != nil && o.Upstream.Host == c.h.node.Container {
+			copies := o.Action == node.ActionBaseBackup && rules.ActionWanted(o, h.status)
+			if copies && o.Upstream != nil && o.Upstream.Host == c.h.node.Container {
 				out = append(out, cluster.Copy{Address: h.address, Phase: "initializing"})
 			}
 		}

@@ -33,7 +33,6 @@ type World struct {
 	hosts     []*host
 	pooler    *bouncer
 	databases []string
-	redis     error
 	nextID    int // of WAL records
 	addresses int // that were given out
 	acked     []ack
@@ -115,6 +114,7 @@ type data struct {
 	history  map[wal.Timeline]bool
 	slots    map[string]bool
 	oldest   wal.LSN // WAL before it was removed
+	rights   int     // of which version: see package rights
 }
 
 // A record is one record of WAL. Its id is the same wherever it was shipped to.
@@ -256,6 +256,12 @@ func (x *Host) Knows(actions ...node.Action) {
 	x.h.actions = actions
 	x.h.report(func(*node.Status) {})
 }
+
+// OutdatedRights makes its rights those of an earlier version.
+func (x *Host) OutdatedRights() { x.h.data.rights = 0 }
+
+// Rights are of this version.
+func (x *Host) Rights() int { return x.h.data.rights }
 
 // Unreadable makes the data volume unreadable from outside.
 func (x *Host) Unreadable(yes bool) { x.h.unreadable = yes }
@@ -505,7 +511,8 @@ func (h *host) startServer() {
 func (h *host) begunToLead() {
 	for _, o := range h.w.hosts {
 		if o != h && o.leads() {
-			h.w.fault("%s leads on timeline %d while %s still does on %d", h.node.Name, h.data.control.Timeline(), o.node.Name, o.data.control.Timeline())
+			h.w.fault("%s leads on timeline %d while %s still does on %d",
+				h.node.Name, h.data.control.Timeline(), o.node.Name, o.data.control.Timeline())
 		}
 	}
 }

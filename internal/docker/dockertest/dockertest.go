@@ -228,7 +228,11 @@ func (c *Container) WriteFile(t testing.TB, name, content string) {
 // Exec runs a command in the container, as root, and returns its output and exit code.
 func (c *Container) Exec(t testing.TB, command ...string) (output string, code int) {
 	t.Helper()
-	created, err := c.api.ContainerExecCreate(t.Context(), c.ID, container.ExecOptions{Cmd: command, AttachStdout: true, AttachStderr: true})
+	created, err := c.api.ContainerExecCreate(t.Context(), c.ID, container.ExecOptions{
+		Cmd:          command,
+		AttachStdout: true,
+		AttachStderr: true,
+	})
 	if err != nil {
 		t.Fatalf("exec %s: %v", command, err)
 	}

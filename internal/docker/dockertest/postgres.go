@@ -55,12 +55,15 @@ rm -f $DIR/data/postmaster.pid
 `
 
 const primaryScript = prologue + `
-[ -s $DIR/data/PG_VERSION ] || as initdb -D $DIR/data -E UTF8 --locale=C.UTF-8 --data-checksums --wal-segsize=4 --auth-local=peer --auth-host=scram-sha-256 -U root
+[ -s $DIR/data/PG_VERSION ] ||
+	as initdb -D $DIR/data -E UTF8 --locale=C.UTF-8 --data-checksums --wal-segsize=4 \
+		--auth-local=peer --auth-host=scram-sha-256 -U root
 exec setpriv --reuid 5432 --regid 5432 --clear-groups postgres -D $DIR/data -c config_file=/order/postgresql.conf
 `
 
 const standbyScript = prologue + `
-[ -s $DIR/data/PG_VERSION ] || as pg_basebackup -D $DIR/data -X stream -c fast -d "host=$UPSTREAM user=replicator passfile=/run/secrets-own/pgpass"
+[ -s $DIR/data/PG_VERSION ] ||
+	as pg_basebackup -D $DIR/data -X stream -c fast -d "host=$UPSTREAM user=replicator passfile=/run/secrets-own/pgpass"
 as touch $DIR/data/standby.signal
 exec setpriv --reuid 5432 --regid 5432 --clear-groups postgres -D $DIR/data -c config_file=/order/postgresql.conf
 `

@@ -27,7 +27,7 @@ type Spec struct {
 	Env  []string
 	Dir  string
 
-	// UID and GID are those of the process. The own ones need no privilege.
+	// UID and GID are those of the process. Those of this program need no privilege.
 	UID, GID int
 	// Session puts the process into a session of its own, otherwise only into
 	// a process group of its own.
@@ -83,9 +83,9 @@ func (p *Process) signal(target int, sig syscall.Signal) {
 	}
 }
 
-// Child returns a handle on the child of the process whose title, which is what
-// ps(1) shows, is is; nil where there is none. The handle means no other process
-// later, as a number can. The caller releases it.
+// Child returns a handle on the child of the process whose title satisfies is; nil
+// where there is none. The title is what ps(1) shows. A handle, unlike a process
+// id, never means another process later. The caller releases it.
 func (p *Process) Child(is func(title string) bool) *os.Process {
 	for _, c := range treeOf(p.PID) {
 		if c.ppid != p.PID || !is(title(c.pid)) {
@@ -110,9 +110,9 @@ func title(pid int) string {
 }
 
 // KillTree sends SIGKILL to the process and all of its descendants, whatever
-// their sessions: PostgreSQL's backends each have one of their own. They are
-// stopped first: one that is born between the look for it and its parent's
-// death would be nobody's descendant any more.
+// their sessions: PostgreSQL's backends each have one of their own. It stops them
+// first. Otherwise one could be born after KillTree has looked and before its
+// parent dies, and would be nobody's descendant any more.
 func (p *Process) KillTree() {
 	p.reaper.mu.Lock()
 	defer p.reaper.mu.Unlock()
@@ -125,60 +125,109 @@ func (p *Process) KillTree() {
 	}
 }
 
-// How long a tree may take to stop: a process that waits for a disk stops late.
+// KillSession sends SIGKILL to all that is left in the session of a process that has
+// ended and was started with Session, and returns how many there were. It returns when
+// they have ended, or after longestFreeze: one that hangs in the kernel ends later.
+func (p *Process) KillSession() (found int) {
+	<-p.done
+	seen := map[int]bool{}
+	for began := time.Now(); time.Since(began) < longestFreeze; time.Sleep(freezePause) {
+		left := p.killSession()
+		for _, pid := range left {
+			seen[pid] = true
+		}
+		if len(left) == 0 {
+			break
+		}
+	}
+	return len(seen)
+}
+
+// killSession kills what it finds. The lock keeps a new process of ours from getting the
+// number of the session, which is free once nobody is left in it.
+func (p *Process) killSession() (found []int) {
+	p.reaper.mu.Lock()
+	defer p.reaper.mu.Unlock()
+	for _, s := range allProcesses() {
+		if s.session == p.PID && p.reaper.own[s.pid] == nil && s.state != "Z" && s.state != "X" {
+			_ = unix.Kill(s.pid, unix.SIGKILL) // one that has just ended needs none
+			found = append(found, s.pid)
+		}
+	}
+	return found
+}
+
+// How long a tree may take to stop: a process that waits for a disk stops late. On a busy
+// machine each look takes its time, so what counts is for how long nothing has moved.
 const (
-	freezeTime  = 500 * time.Millisecond
-	freezePause = time.Millisecond
+	freezeTime      = 500 * time.Millisecond // in which no further process has stopped
+	longestFreeze   = 10 * time.Second
+	freezePause     = time.Millisecond
+	stoppedOrEnding = "TtZX" // letters of proc(5)
 )
 
-// freeze stops root and its descendants and returns them. A stop takes effect
-// only when the process comes back from the kernel, where it may just be making
-// a child, so the last look comes after all are seen to stand still.
+// freeze stops root and its descendants and returns them. A stop takes effect only
+// when a process comes back from the kernel, and there it may just be making a
+// child. So freeze looks once more after all are seen to stand still.
 func freeze(root int) map[int]bool {
-	tree := map[int]bool{}
-	for began := time.Now(); ; time.Sleep(freezePause) {
-		still := true
+	tree, still := map[int]bool{}, map[int]bool{}
+	moved := time.Now()
+	for began := moved; ; time.Sleep(freezePause) {
+		all := true
 		for _, p := range treeOf(root) {
+			stands := strings.Contains(stoppedOrEnding, p.state)
 			if !tree[p.pid] {
 				_ = unix.Kill(p.pid, unix.SIGSTOP)
-				tree[p.pid] = true
-				still = false
+				tree[p.pid], stands = true, false
+				moved = time.Now()
 			}
-			still = still && strings.Contains("TtZX", p.state)
+			if stands && !still[p.pid] {
+				still[p.pid] = true
+				moved = time.Now()
+			}
+			all = all && stands
 		}
-		if still || time.Since(began) > freezeTime {
+		if all || time.Since(moved) > freezeTime || time.Since(began) > longestFreeze {
 			return tree
 		}
 	}
 }
 
 type procState struct {
-	pid, ppid int
-	state     string // a letter, as in proc(5)
+	pid, ppid, session int
+	state              string // a letter, as in proc(5)
 }
 
-// treeOf lists root and the processes below it, as far as /proc tells.
-func treeOf(root int) []procState {
-	var tree []procState
-	children := map[int][]procState{}
+// allProcesses are those that /proc shows.
+func allProcesses() (all []procState) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is right
 	for _, path := range stats {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			continue // it has ended
 		}
-		// pid (name) state ppid ...; the name may hold anything, even ')'.
+		// pid (name) state ppid pgrp session ...; the name may hold anything, even ')'.
 		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		if len(fields) < 2 {
+		if len(fields) < 4 {
 			continue
 		}
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path))) // digits, by the pattern
 		ppid, _ := strconv.Atoi(fields[1])
-		p := procState{pid, ppid, fields[0]}
-		if pid == root {
+		session, _ := strconv.Atoi(fields[3])
+		all = append(all, procState{pid: pid, ppid: ppid, session: session, state: fields[0]})
+	}
+	return all
+}
+
+// treeOf lists root and the processes below it, as far as /proc tells.
+func treeOf(root int) []procState {
+	var tree []procState
+	children := map[int][]procState{}
+	for _, p := range allProcesses() {
+		if p.pid == root {
 			tree = append(tree, p)
 		}
-		children[ppid] = append(children[ppid], p)
+		children[p.ppid] = append(children[p.ppid], p)
 	}
 	for i := 0; i < len(tree); i++ {
 		tree = append(tree, children[tree[i].pid]...)
@@ -195,7 +244,7 @@ type Reaper struct {
 	stopped chan struct{}
 }
 
-// reapPeriod is the net below SIGCHLD.
+// reapPeriod is how often the reaper looks when no SIGCHLD has come.
 const reapPeriod = time.Second
 
 // NewReaper begins to reap; Close ends it.
@@ -232,8 +281,8 @@ func (r *Reaper) Close() {
 	<-r.stopped
 }
 
-// Start starts a process. The lock covers the time from the fork to the entry
-// in the table, so that no end is reaped before anybody knows whose it is.
+// Start starts a process. It holds the lock from the fork until the process is in
+// the table. Otherwise reap could collect an end before anybody knows whose it is.
 func (r *Reaper) Start(s Spec) (*Process, error) {
 	cmd := &exec.Cmd{
 		Path: s.Path, Args: append([]string{filepath.Base(s.Path)}, s.Args...), Env: s.Env, Dir: s.Dir,

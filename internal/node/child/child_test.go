@@ -100,9 +100,9 @@ func TestSignalsReachTheGroup(t *testing.T) {
 	awaitGone(t, pid)
 }
 
-// Children in sessions of their own, as PostgreSQL's are, are reached all the
-// same, also those that are born while the tree is killed. What is left of it
-// would keep the pipe open.
+// Children in sessions of their own, as PostgreSQL's are, are reached as well. So are
+// those that are born while the tree is killed. What is left of the tree would keep the
+// pipe open.
 func TestKillTreeLeavesNothing(t *testing.T) {
 	r := newReaper(t)
 	for range 5 {
@@ -111,7 +111,8 @@ func TestKillTreeLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		p, err := r.Start(Spec{
-			Path: "/bin/sh", Args: []string{"-c", "setsid sh -c 'while :; do sleep 1000 & echo born; sleep 0.001; done' & while :; do sleep 1000 & sleep 0.001; done"},
+			Path: "/bin/sh", Args: []string{"-c", "setsid sh -c 'while :; do sleep 1000 & echo born; sleep 0.001; done' & " +
+				"while :; do sleep 1000 & sleep 0.001; done"},
 			Env: os.Environ(), UID: os.Geteuid(), GID: os.Getegid(), Stdout: in,
 		})
 		in.Close()
@@ -123,7 +124,7 @@ func TestKillTreeLeavesNothing(t *testing.T) {
 		}
 		p.KillTree()
 		<-p.Done()
-		if err := out.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := out.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.Copy(io.Discard, out); err != nil {
@@ -137,7 +138,7 @@ func TestKillTreeLeavesNothing(t *testing.T) {
 // given it has not reaped yet.
 func awaitGone(t *testing.T, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if err := syscall.Kill(pid, 0); err != nil {
 			return
 		}

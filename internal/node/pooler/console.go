@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -24,88 +23,89 @@ type console struct {
 
 // Paused lists the entries of SHOW DATABASES that are paused.
 func (c *console) Paused(ctx context.Context) ([]string, error) {
-	results, err := c.exec(ctx, "SHOW DATABASES")
+	rows, err := c.query(ctx, "SHOW DATABASES")
 	if err != nil {
 		return nil, err
 	}
+	return pausedOf(rows)
+}
+
+// Stuck asks SHOW POOLS, which has a row for each user of an entry.
+func (c *console) Stuck(ctx context.Context, patience time.Duration) ([]string, error) {
+	rows, err := c.query(ctx, "SHOW POOLS")
+	if err != nil {
+		return nil, err
+	}
+	return stuckOf(rows, patience)
+}
+
+// Resume ends the pause of one entry.
+func (c *console) Resume(ctx context.Context, database string) error {
+	_, err := c.query(ctx, "RESUME "+quote(database))
+	return err
+}
+
+// Kill drops the clients of one entry.
+func (c *console) Kill(ctx context.Context, database string) error {
+	_, err := c.query(ctx, "KILL "+quote(database))
+	return err
+}
+
+// pausedOf reads what SHOW DATABASES answers.
+func pausedOf(rows []map[string]string) ([]string, error) {
 	var paused []string
-	for _, r := range results {
-		name, state := -1, -1
-		for i, f := range r.FieldDescriptions {
-			switch f.Name {
-			case "name":
-				name = i
-			case "paused":
-				state = i
-			}
-		}
-		if name < 0 || state < 0 {
+	for _, row := range rows {
+		name, state := row["name"], row["paused"]
+		if name == "" || state == "" {
 			return nil, errors.New("SHOW DATABASES names no column name or paused")
 		}
-		for _, row := range r.Rows {
-			if s := string(row[state]); s != "0" {
-				paused = append(paused, string(row[name]))
-			}
+		if state != "0" {
+			paused = append(paused, name)
 		}
 	}
 	return paused, nil
 }
 
-// Resume ends the pause of one entry.
-func (c *console) Resume(ctx context.Context, database string) error {
-	return c.command(ctx, "RESUME", database)
-}
-
-// Kill drops the clients of one entry.
-func (c *console) Kill(ctx context.Context, database string) error {
-	return c.command(ctx, "KILL", database)
-}
-
-func (c *console) command(ctx context.Context, name, database string) error {
-	_, err := c.exec(ctx, name+` "`+strings.ReplaceAll(database, `"`, `""`)+`"`)
-	return err
-}
-
-// Stuck reads SHOW POOLS, which has a row for each user of an entry.
-func (c *console) Stuck(ctx context.Context, patience time.Duration) ([]string, error) {
-	results, err := c.exec(ctx, "SHOW POOLS")
-	if err != nil {
-		return nil, err
-	}
+// stuckOf reads what SHOW POOLS answers.
+func stuckOf(rows []map[string]string, patience time.Duration) ([]string, error) {
 	waiting, served := map[string]bool{}, map[string]bool{}
-	for _, r := range results {
-		for _, row := range r.Rows {
-			value := map[string]string{}
-			for i, f := range r.FieldDescriptions {
-				value[f.Name] = string(row[i])
-			}
-			seconds, err := strconv.Atoi(value["maxwait"])
-			if err != nil {
-				return nil, fmt.Errorf("SHOW POOLS: maxwait: %w", err)
-			}
-			name := value["database"]
-			if value["cl_waiting"] != "0" && time.Duration(seconds)*time.Second >= patience {
-				waiting[name] = true
-			}
-			for _, column := range []string{"sv_active", "sv_idle", "sv_used", "sv_tested"} {
-				served[name] = served[name] || value[column] != "0"
-			}
+	for _, row := range rows {
+		seconds, err := strconv.Atoi(row["maxwait"])
+		if err != nil {
+			return nil, fmt.Errorf("SHOW POOLS: maxwait: %w", err)
+		}
+		name := row["database"]
+		if row["cl_waiting"] != "0" && time.Duration(seconds)*time.Second >= patience {
+			waiting[name] = true
+		}
+		for _, column := range []string{"sv_active", "sv_idle", "sv_used", "sv_tested"} {
+			served[name] = served[name] || row[column] != "0"
 		}
 	}
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(waiting)), func(name string) bool { return served[name] }), nil
 }
 
-func (c *console) exec(ctx context.Context, command string) ([]*pgconn.Result, error) {
+// query runs a command and returns the rows of its answer, each by column name.
+func (c *console) query(ctx context.Context, command string) ([]map[string]string, error) {
 	conn, err := c.connection(ctx)
 	if err != nil {
 		return nil, err
 	}
 	results, err := conn.Exec(ctx, command).ReadAll()
-	if err != nil && !errors.As(err, new(*pgconn.PgError)) {
-		_ = conn.Close(ctx) // broken: the next command opens another one
-		c.conn = nil
+	if err != nil {
+		return nil, err // pgconn has closed a connection that broke, and the next command opens another one
 	}
-	return results, err
+	var rows []map[string]string
+	for _, r := range results {
+		for _, values := range r.Rows {
+			row := map[string]string{}
+			for i, f := range r.FieldDescriptions {
+				row[f.Name] = string(values[i])
+			}
+			rows = append(rows, row)
+		}
+	}
+	return rows, nil
 }
 
 func (c *console) connection(ctx context.Context) (*pgconn.PgConn, error) {

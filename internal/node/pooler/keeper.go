@@ -22,10 +22,11 @@ type Console interface {
 	Kill(ctx context.Context, database string) error
 }
 
-// A Keeper ends pauses that nobody keeps up: with a lease that was not renewed
-// for node.LeaseDuration, or paused for that long without any. Where the server
-// behind a pause is gone, and with it whoever held the pause, its clients get an
-// error: nobody is there for whom to wait.
+// A Keeper ends pauses that nobody keeps up: one whose lease was not renewed for
+// node.LeaseDuration, and one that has lasted for that long without a lease.
+//
+// If the server behind such a pause is gone, its clients get an error. Whoever held
+// the pause is gone as well, so there is nobody to wait for.
 type Keeper struct {
 	Dir     string // where the lease is
 	Console Console
@@ -57,27 +58,27 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
-// look does what the moment asks for. The console is asked only while there is
-// no valid lease: inside a pause that is kept up the keeper takes no time of
-// PgBouncer's.
+// look ends what has to end now. It takes, and returns, since when something is
+// paused without a lease. It asks the console only while there is no valid lease: in
+// a pause that is kept up the keeper takes no time of PgBouncer's.
 func (k *Keeper) look(ctx context.Context, unleasedSince time.Time) time.Time {
 	lease, err := node.ReadLease(k.Dir)
 	if err == nil && !lease.Expired(time.Now()) {
 		return time.Time{}
 	}
 	without := errors.Is(err, node.ErrNoLease)
-	ctx, cancel := context.WithTimeout(ctx, consoleTimeout)
+	bounded, cancel := context.WithTimeout(ctx, consoleTimeout)
 	defer cancel()
-	paused, pausedErr := k.Console.Paused(ctx)
+	paused, pausedErr := k.Console.Paused(bounded)
 	if pausedErr != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil { // else it is the end of the init
 			k.Log.Warn("pooler's console does not answer", "err", pausedErr)
 		}
 		return unleasedSince
 	}
 	if len(paused) == 0 {
 		if !without {
-			k.answer(ctx, lease)
+			k.answer(bounded, lease)
 		}
 		return time.Time{}
 	}
@@ -91,7 +92,7 @@ func (k *Keeper) look(ctx context.Context, unleasedSince time.Time) time.Time {
 	}
 	for _, database := range paused {
 		log := k.Log.With("database", database, "holder", lease.Holder, "renewed_at", lease.RenewedAt, "lease_err", err)
-		if err := k.Console.Resume(ctx, database); err != nil {
+		if err := k.Console.Resume(bounded, database); err != nil {
 			log.Warn("pause not resumed", "err", err)
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -20,17 +21,24 @@ type fakeConsole struct {
 	mu      sync.Mutex
 	paused  []string
 	broken  bool
-	stuck   int // how many RESUMEs have no effect
+	hangs   bool // it does not answer before the caller gives up
+	stuck   int  // how many RESUMEs have no effect
 	asked   int
 	resumed []string
-	waiting []string // clients of these wait and no server answers
+	waiting map[string]time.Time // since when clients of these wait and no server answers
 	killed  []string
+	told    *logbook
 }
 
-func (c *fakeConsole) Stuck(context.Context, time.Duration) ([]string, error) {
+func (c *fakeConsole) Stuck(_ context.Context, patience time.Duration) (out []string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.waiting), nil
+	for name, since := range c.waiting {
+		if time.Since(since) >= patience {
+			out = append(out, name)
+		}
+	}
+	return out, nil
 }
 
 // Kill drops the clients and leaves the entry paused, as PgBouncer does.
@@ -38,15 +46,21 @@ func (c *fakeConsole) Kill(_ context.Context, database string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.killed = append(c.killed, database)
-	c.waiting = slices.DeleteFunc(c.waiting, func(s string) bool { return s == database })
+	delete(c.waiting, database)
 	c.paused = append(c.paused, database)
 	return nil
 }
 
-func (c *fakeConsole) Paused(context.Context) ([]string, error) {
+func (c *fakeConsole) Paused(ctx context.Context) ([]string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asked++
+	if c.hangs {
+		c.mu.Unlock()
+		<-ctx.Done()
+		c.mu.Lock()
+		return nil, ctx.Err()
+	}
 	if c.broken {
 		return nil, errors.New("connection refused")
 	}
@@ -73,18 +87,43 @@ func (c *fakeConsole) change(f func()) {
 	f()
 }
 
+func (c *fakeConsole) dropped() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.killed)
+}
+
 func (c *fakeConsole) state() (paused, resumed []string, asked int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.paused), slices.Clone(c.resumed), c.asked
 }
 
+// A logbook is what the keeper has told the operator.
+type logbook struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logbook) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+// count is how often it says what.
+func (l *logbook) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), what)
+}
+
 // withKeeper runs f beside a keeper, in time that passes at once.
-func withKeeper(t *testing.T, f func(t *testing.T, c *fakeConsole, dir string)) {
-	dir := t.TempDir()
+func withKeeper(t *testing.T, f func(t *testing.T, c *fakeConsole, dir string)) *logbook {
+	dir, told := t.TempDir(), &logbook{}
 	synctest.Test(t, func(t *testing.T) {
-		c := &fakeConsole{}
-		k := Keeper{Dir: dir, Console: c, Log: slog.New(slog.DiscardHandler)}
+		c := &fakeConsole{told: told}
+		k := Keeper{Dir: dir, Console: c, Log: slog.New(slog.NewTextHandler(told, nil))}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
@@ -96,6 +135,7 @@ func withKeeper(t *testing.T, f func(t *testing.T, c *fakeConsole, dir string)) 
 		cancel()
 		<-done
 	})
+	return told
 }
 
 func lease(t *testing.T, dir string, renewed time.Time) {
@@ -136,17 +176,20 @@ func TestAPauseWhoseLeaseRunsOutIsResumed(t *testing.T) {
 		if paused, resumed, _ := c.state(); len(paused) != 0 || len(resumed) != 2 {
 			t.Errorf("paused %v, resumed %v", paused, resumed)
 		}
+		if failed, done := c.told.count("pause not resumed"), c.told.count("nobody keeps it up"); failed != 1 || done != 2 {
+			t.Errorf("told of %d that failed and %d that were resumed, want 1 and 2", failed, done)
+		}
 	})
 }
 
 func TestAPauseWithoutALease(t *testing.T) {
 	withKeeper(t, func(t *testing.T, c *fakeConsole, dir string) {
 		c.pause("imdb")
-		time.Sleep(node.LeaseDuration)
+		time.Sleep(node.LeaseDuration + keeperPeriod) // it was seen at the first look, and is just as old at this one
 		if _, resumed, _ := c.state(); len(resumed) != 0 {
 			t.Errorf("resumed %v too early", resumed)
 		}
-		time.Sleep(2 * keeperPeriod)
+		time.Sleep(keeperPeriod)
 		if paused, _, _ := c.state(); len(paused) != 0 {
 			t.Errorf("still paused: %v", paused)
 		}
@@ -195,26 +238,61 @@ func TestAConsoleThatDoesNotAnswerIsTriedAgain(t *testing.T) {
 		if paused, _, _ := c.state(); len(paused) != 0 {
 			t.Errorf("still paused: %v", paused)
 		}
+		if n := c.told.count("does not answer"); n != 5 {
+			t.Errorf("told of it %d times in 5 looks", n)
+		}
 	})
 }
 
-// Clients that still wait after a pause ran out get an answer: its holder is
-// gone, and so is the server. Those of an entry that nobody had paused wait on,
-// and so does everyone while there is no lease that ran out.
+// One that hangs is given up soon, told of, and asked again. The end of the init, too,
+// breaks a question off; that is no fault of the console's.
+func TestAConsoleThatHangs(t *testing.T) {
+	var before int
+	told := withKeeper(t, func(t *testing.T, c *fakeConsole, _ string) {
+		c.change(func() { c.hangs = true })
+		time.Sleep(time.Minute)
+		_, _, asked := c.state()
+		if before = c.told.count("does not answer"); asked < 15 || asked > 31 || before != asked-1 {
+			t.Errorf("asked %d times in a minute, and told of it %d times", asked, before)
+		}
+	})
+	if after := told.count("does not answer"); after != before {
+		t.Error("told of the question that the end broke off")
+	}
+}
+
+// Clients that still wait after a pause has run out get an answer: its holder is gone, and
+// so is the server. Clients of an entry that nobody had paused go on waiting, and so do all
+// clients while there is no lease that has run out.
 func TestClientsOfAServerThatIsGoneGetAnAnswer(t *testing.T) {
 	withKeeper(t, func(t *testing.T, c *fakeConsole, dir string) {
-		c.change(func() { c.waiting = []string{"imdb", "other"} })
+		c.change(func() { c.waiting = map[string]time.Time{"imdb": time.Now(), "other": time.Now()} })
 		time.Sleep(3 * keeperPeriod)
-		if len(c.killed) != 0 {
-			t.Errorf("killed %v without a lease", c.killed)
+		if killed := c.dropped(); len(killed) != 0 {
+			t.Errorf("killed %v without a lease", killed)
 		}
 		lease(t, dir, time.Now())
 		c.pause("imdb")
 		time.Sleep(node.LeaseDuration + 3*keeperPeriod)
-		c.change(func() {
-			if !slices.Equal(c.killed, []string{"imdb"}) || len(c.paused) != 0 {
-				t.Errorf("killed %v, paused %v; want imdb killed and resumed", c.killed, c.paused)
-			}
-		})
+		if paused, _, _ := c.state(); !slices.Equal(c.dropped(), []string{"imdb"}) || len(paused) != 0 {
+			t.Errorf("killed %v, paused %v; want imdb killed and resumed", c.dropped(), paused)
+		}
+	})
+}
+
+// A client that comes after the pause has run out waits a moment: a server may be
+// about to answer.
+func TestAClientOfAServerThatIsGoneWaitsAMoment(t *testing.T) {
+	withKeeper(t, func(t *testing.T, c *fakeConsole, dir string) {
+		lease(t, dir, time.Now().Add(-time.Minute))
+		c.change(func() { c.waiting = map[string]time.Time{"imdb": time.Now()} })
+		time.Sleep(1900 * time.Millisecond)
+		if killed := c.dropped(); len(killed) != 0 {
+			t.Error("dropped within two seconds")
+		}
+		time.Sleep(time.Second)
+		if killed := c.dropped(); !slices.Equal(killed, []string{"imdb"}) {
+			t.Errorf("dropped %v after three seconds", killed)
+		}
 	})
 }

@@ -41,8 +41,8 @@ func DefaultConfig() Config {
 		SecretsDir:    "/secrets",
 		OwnSecretsDir: "/run/secrets-own",
 		Port:          "6432",
-		UID:           5432,
-		GID:           5432,
+		UID:           node.UID,
+		GID:           node.GID,
 		Poll:          100 * time.Millisecond,
 		Stdout:        os.Stdout,
 		Stderr:        os.Stderr,
@@ -176,5 +176,5 @@ func (p *Init) writeSecrets() (string, error) {
 	return passwords["controld"], os.Chown(path, p.cfg.UID, p.cfg.GID)
 }
 
-// quote writes a field of the auth_file.
+// quote writes a field of the auth_file, or the name of an entry in a command.
 func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }

@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -18,6 +19,7 @@ const fakeBouncer = `#!/bin/sh
 log=$1.log
 trap 'echo HUP >> $log' HUP
 trap 'echo INT >> $log; exit 7' INT
+trap 'exit 8' QUIT
 echo started >> $log
 while :; do sleep 0.02; done
 `
@@ -52,6 +54,13 @@ func newInit(t *testing.T) (*Init, Config) {
 	return New(cfg, reaper, slog.New(slog.DiscardHandler)), cfg
 }
 
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func awaitLog(t *testing.T, path, want string) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(2 * time.Millisecond) {
@@ -77,13 +86,14 @@ func TestThePoolerStartsOnceItIsConfigured(t *testing.T) {
 		code <- c
 	}()
 	ini := filepath.Join(cfg.ConfigDir, iniFile)
-	time.Sleep(30 * time.Millisecond)
-	if _, err := os.Stat(ini + ".log"); err == nil {
-		t.Error("started without a configuration")
+	for _, put := range []func(){func() {}, func() { write(t, ini, "") }} { // nothing is there, then a file without a word
+		put()
+		time.Sleep(30 * time.Millisecond)
+		if _, err := os.Stat(ini + ".log"); err == nil {
+			t.Error("started without a configuration")
+		}
 	}
-	if err := os.WriteFile(ini, []byte("[pgbouncer]\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	write(t, ini, "[pgbouncer]\n")
 	awaitLog(t, ini+".log", "started\n")
 	signals <- syscall.SIGHUP
 	awaitLog(t, ini+".log", "started\nHUP\n")
@@ -98,6 +108,7 @@ func TestThePoolerStartsOnceItIsConfigured(t *testing.T) {
 	}
 }
 
+// A SIGHUP does not: it tells of a configuration that may be there only now.
 func TestASignalBeforeTheStartEndsTheInit(t *testing.T) {
 	init, _ := newInit(t)
 	signals := make(chan os.Signal, 2)
@@ -106,14 +117,80 @@ func TestASignalBeforeTheStartEndsTheInit(t *testing.T) {
 	if code, err := init.Run(t.Context(), signals); code != 0 || err != nil {
 		t.Errorf("Run = %d, %v", code, err)
 	}
+	if len(signals) > 0 {
+		t.Error("the first one, a SIGHUP, has ended it")
+	}
 }
 
-func TestMissingSecretsAreNamed(t *testing.T) {
+// The end of the init's context ends PgBouncer, which is waited for.
+func TestTheEndOfTheInitEndsThePooler(t *testing.T) {
 	init, cfg := newInit(t)
-	if err := os.Remove(filepath.Join(cfg.SecretsDir, "role_pooler")); err != nil {
+	ini := filepath.Join(cfg.ConfigDir, iniFile)
+	write(t, ini, "[pgbouncer]\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		awaitLog(t, ini+".log", "started\n")
+		cancel()
+	}()
+	if code, err := init.Run(ctx, nil); code != 8 || err != nil {
+		t.Errorf("Run = %d, %v, want the pooler's code after a SIGQUIT", code, err)
+	}
+}
+
+// What keeps the init from its work is told, with what it was about.
+func TestWhatKeepsThePoolerFromStarting(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		hurt func(t *testing.T, cfg *Config)
+		says string
+	}{
+		{"a secret is missing", func(t *testing.T, cfg *Config) {
+			remove(t, filepath.Join(cfg.SecretsDir, "role_pooler"))
+		}, "role_pooler"},
+		{"a secret is empty", func(t *testing.T, cfg *Config) {
+			write(t, filepath.Join(cfg.SecretsDir, "role_pooler"), "\n")
+		}, "role_pooler is empty"},
+		{"a secret has two lines", func(t *testing.T, cfg *Config) {
+			write(t, filepath.Join(cfg.SecretsDir, "role_pooler"), "a\nb\n")
+		}, "more than one line"},
+		{"no room for its own secrets", func(_ *testing.T, cfg *Config) {
+			cfg.OwnSecretsDir = filepath.Join(cfg.OwnSecretsDir, "below")
+		}, "prepare secrets"},
+		{"they cannot be written", func(t *testing.T, cfg *Config) {
+			if err := os.MkdirAll(filepath.Join(cfg.OwnSecretsDir, userlistFile, "in the way"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}, userlistFile},
+		{"the configuration is no folder", func(_ *testing.T, cfg *Config) {
+			cfg.ConfigDir = filepath.Join(cfg.SecretsDir, "role_pooler")
+		}, "look for configuration"},
+		{"there is no PgBouncer", func(t *testing.T, cfg *Config) { remove(t, cfg.Program) }, "pgbouncer"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			init, cfg := newInit(t)
+			write(t, filepath.Join(cfg.ConfigDir, iniFile), "[pgbouncer]\n")
+			tt.hurt(t, &cfg)
+			init.cfg = cfg
+			signals := make(chan os.Signal, 1)
+			time.AfterFunc(5*time.Second, func() { signals <- syscall.SIGTERM }) // should it wait after all
+			code, err := init.Run(t.Context(), signals)
+			if err == nil || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("Run = %d, %v, want %q", code, err, tt.says)
+			}
+		})
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := init.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "role_pooler") {
-		t.Errorf("Run = %v", err)
+}
+
+// Nobody waits long for a pooler that is configured, and one that is not costs nothing.
+func TestThePoolerLooksForItsConfigurationNowAndThen(t *testing.T) {
+	if poll := DefaultConfig().Poll; poll < 10*time.Millisecond || poll > time.Second {
+		t.Errorf("every %s", poll)
 	}
 }

@@ -17,13 +17,14 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/node/child"
+	"controld/internal/node/rules"
 	"controld/internal/pgcontrol"
 	"controld/internal/pgwal"
 	"controld/internal/wal"
 )
 
-// carryOut does the order's action. That it is done is noted before the marker
-// goes, so that a stop between the two repeats nothing.
+// carryOut does the order's action. It notes that the action is done before it
+// removes the marker, so that a stop between the two repeats nothing.
 func (n *Init) carryOut(ctx context.Context, o node.Order, lock *os.File) error {
 	do, err := n.action(o.Action)
 	if err != nil {
@@ -58,8 +59,8 @@ func (n *Init) carryOut(ctx context.Context, o node.Order, lock *os.File) error 
 	return n.status.update(func(s *node.Status) { s.Unfinished, s.Compared = "", nil })
 }
 
-// beginOverwrite notes, before an action changes the first byte of the data, that
-// the data is no whole one until the action has ended.
+// beginOverwrite notes that the data is not whole until the action has ended. It is
+// called before the action changes the first byte.
 func (n *Init) beginOverwrite(a node.Action) error {
 	if err := n.status.update(func(s *node.Status) { s.Unfinished = a }); err != nil {
 		return err
@@ -67,9 +68,9 @@ func (n *Init) beginOverwrite(a node.Action) error {
 	return n.setMarker(a)
 }
 
-// upstreamAnswers makes sure, before anything is overwritten, that there is
-// something to overwrite it with: the network may be what keeps the node from
-// following.
+// upstreamAnswers makes sure that the upstream can be reached before anything is
+// overwritten. The network may be what keeps the node from following, and then there
+// would be nothing to overwrite its data with.
 func (n *Init) upstreamAnswers(ctx context.Context, o node.Order) error {
 	var conninfo string
 	switch o.Action {
@@ -108,7 +109,7 @@ func (n *Init) action(a node.Action) (func(context.Context, node.Order, *os.File
 	case node.ActionDiscard:
 		return n.discard, nil
 	}
-	return nil, refuse("action %q is not known to this init", a)
+	return nil, rules.Refuse("action %q is not known to this init", a)
 }
 
 // initDB makes a cluster with controld's roles in it.
@@ -127,9 +128,10 @@ func (n *Init) initDB(ctx context.Context, _ node.Order, lock *os.File) error {
 	return n.bootstrap(ctx, lock)
 }
 
-// rewind makes the data directory follow the upstream's history. pg_rewind
-// refuses a directory with standby.signal; the marker and the order are the
-// fence while there is none. The order's settings hold a restore_command for it.
+// rewind makes the data directory follow the upstream's history. pg_rewind refuses a
+// directory with standby.signal, so that file is removed first. While it is gone, the
+// marker and the order keep the server from leading. The settings that come with the
+// order hold a restore_command for pg_rewind.
 func (n *Init) rewind(ctx context.Context, o node.Order, lock *os.File) error {
 	if err := n.mayRewind(ctx, o); err != nil {
 		return err
@@ -164,14 +166,6 @@ func (n *Init) conninfo(u node.Upstream, user, database string) string {
 	return strings.Join(parts, " ")
 }
 
-// mayDiscard: a server that is on a timeline by its control file needs its files.
-func mayDiscard(o node.Order, control pgcontrol.Data) error {
-	if at := control.Timeline(); at >= o.DiscardTimeline {
-		return refuse("timeline %d cannot be discarded: the data directory is on timeline %d", o.DiscardTimeline, at)
-	}
-	return nil
-}
-
 // discard removes what a promotion that was undone has left: history files and
 // segments of the order's timeline and of later ones.
 func (n *Init) discard(ctx context.Context, o node.Order, _ *os.File) error {
@@ -179,7 +173,7 @@ func (n *Init) discard(ctx context.Context, o node.Order, _ *os.File) error {
 	if err != nil {
 		return err
 	}
-	if err := mayDiscard(o, control); err != nil {
+	if err := rules.MayDiscard(o, control); err != nil {
 		return err
 	}
 	walDir := filepath.Join(n.cfg.dataDir(), pgwal.DirName)
@@ -242,9 +236,9 @@ func (n *Init) wipe() error {
 	return node.SyncDir(n.cfg.dataDir())
 }
 
-// tool runs one of PostgreSQL's programs on the data directory. It inherits the
-// lock: a program that survives its init still keeps every server away. Its
-// output goes to the log, the last of it into the error.
+// tool runs one of PostgreSQL's programs on the data directory. The program inherits
+// the lock: one that survives its init still keeps every server away. Its output goes
+// to the log, and the last lines of it into the error.
 func (n *Init) tool(ctx context.Context, lock *os.File, name string, args ...string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -267,7 +261,7 @@ func (n *Init) tool(ctx context.Context, lock *os.File, name string, args ...str
 		p.SignalGroup(unix.SIGKILL)
 		<-p.Done()
 	}
-	// Its own children may keep the pipe open for a moment longer.
+	// The tool's own children may keep the pipe open for a moment longer.
 	_ = r.SetReadDeadline(time.Now().Add(time.Second))
 	lines := <-last
 	if ctx.Err() != nil {

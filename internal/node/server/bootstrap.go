@@ -14,9 +14,10 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/node/child"
+	"controld/internal/rights"
 )
 
-// bootstrapPort names the socket of the server that only initdb's SQL sees.
+// bootstrapPort names the socket of the server that runs for initdb's SQL alone.
 const bootstrapPort = "5432"
 
 // How long initdb's server may take to start and to stop, and how often it is tried.
@@ -29,7 +30,7 @@ const (
 // bootstrap makes roles and the application's database through a server that
 // listens on its socket alone.
 func (n *Init) bootstrap(ctx context.Context, lock *os.File) error {
-	statements, err := bootstrapSQL(n.cfg.SecretsDir, n.cfg.Database)
+	statements, err := n.bootstrapSQL()
 	if err != nil {
 		return err
 	}
@@ -70,26 +71,34 @@ func endBootstrap(server *child.Process, lost bool) error {
 	return nil
 }
 
-func (n *Init) bootstrapThrough(ctx context.Context, server *child.Process, socketDir string, statements []databaseSQL) error {
+func (n *Init) bootstrapThrough(ctx context.Context, server *child.Process, socketDir string, batches []node.Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, bootstrapStart)
 	defer cancel()
-	for _, s := range statements {
-		conn, err := connect(ctx, server, socketDir, s.database)
-		if err != nil {
-			return fmt.Errorf("bootstrap %s: %w", s.database, err)
-		}
-		for _, sql := range s.sql {
-			if _, err := conn.Exec(ctx, sql).ReadAll(); err != nil {
-				_ = conn.Close(ctx)
-				return fmt.Errorf("bootstrap %s: %w", s.database, err)
-			}
-		}
-		if err := conn.Close(ctx); err != nil {
-			return fmt.Errorf("bootstrap %s: %w", s.database, err)
+	for _, b := range batches {
+		if err := runBatch(ctx, server, socketDir, b); err != nil {
+			return fmt.Errorf("bootstrap: %w", err)
 		}
 	}
 	return nil
 }
+
+// runBatch runs SQL as the superuser.
+func runBatch(ctx context.Context, server *child.Process, socketDir string, b node.Batch) (err error) {
+	conn, err := connect(ctx, server, socketDir, b.Database)
+	if err != nil {
+		return fmt.Errorf("%s: %w", b.Database, err)
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	for _, sql := range append(node.SuperuserSettings(), b.SQL...) {
+		if _, err := conn.Exec(ctx, sql).ReadAll(); err != nil {
+			return fmt.Errorf("%s: %w", b.Database, err)
+		}
+	}
+	return nil
+}
+
+// cannotConnectNow is the SQLSTATE of a server that is starting.
+const cannotConnectNow = "57P03"
 
 // connect reaches a server that may still be starting, as the superuser: the
 // init's own user, by peer authentication.
@@ -98,6 +107,9 @@ func connect(ctx context.Context, server *child.Process, socketDir, database str
 		conn, err := pgconn.Connect(ctx, "host="+socketDir+" port="+bootstrapPort+" user=root sslmode=disable dbname="+database)
 		if err == nil {
 			return conn, nil
+		}
+		if refused := new(pgconn.PgError); errors.As(err, &refused) && refused.Code != cannotConnectNow {
+			return nil, err
 		}
 		select {
 		case <-server.Done():
@@ -109,58 +121,21 @@ func connect(ctx context.Context, server *child.Process, socketDir, database str
 	}
 }
 
-// databaseSQL is what is run in one database, in order.
-type databaseSQL struct {
-	database string
-	sql      []string
-}
-
-// bootstrapSQL returns what makes the roles, their rights and the database.
-// Passwords go in as SCRAM verifiers: no log and no statistics view sees one.
-func bootstrapSQL(secretsDir, database string) ([]databaseSQL, error) {
-	var roles []string
-	for _, r := range []struct{ name, attributes string }{
-		{"app", "LOGIN"},
-		{"controld", "LOGIN REPLICATION"},
-		{"replicator", "LOGIN REPLICATION"},
-		{"rewind", "LOGIN"},
-		{"pooler", "LOGIN"},
-	} {
-		password, err := secret(secretsDir, "role_"+r.name)
+// bootstrapSQL makes the roles, their rights and the application's database, which has
+// what template1 holds.
+func (n *Init) bootstrapSQL() ([]node.Batch, error) {
+	secrets := map[string]string{}
+	for _, name := range rights.Secrets() {
+		value, err := secret(n.cfg.SecretsDir, name)
 		if err != nil {
 			return nil, err
 		}
-		verifier, err := scramVerifier(password)
-		if err != nil {
-			return nil, fmt.Errorf("role %s: %w", r.name, err)
-		}
-		roles = append(roles, fmt.Sprintf("CREATE ROLE %s %s PASSWORD '%s'", r.name, r.attributes, verifier))
+		secrets[name] = value
 	}
-	roles = append(roles, "GRANT pg_monitor, pg_checkpoint, pg_signal_backend TO controld")
-	quoted := `"` + strings.ReplaceAll(database, `"`, `""`) + `"`
-	return []databaseSQL{
-		{"postgres", append(roles, rightsSQL...)},
-		// What template1 holds, every database made later has too.
-		{"template1", rightsSQL},
-		{"postgres", []string{"CREATE DATABASE " + quoted + " OWNER app"}},
-	}, nil
-}
-
-// rightsSQL is what each database needs, since rights on functions are its own.
-var rightsSQL = []string{
-	`GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer), pg_reload_conf() TO controld`,
-	`GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean),
-		pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean) TO rewind`,
-	`CREATE SCHEMA controld`,
-	`CREATE FUNCTION controld.pooler_lookup(INOUT usename text, OUT passwd text)
-		RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-		AS $$
-			SELECT a.rolname::text, a.rolpassword FROM pg_catalog.pg_authid a
-			WHERE a.rolname = $1 AND a.rolcanlogin AND NOT a.rolsuper AND NOT a.rolreplication
-			AND a.rolname NOT IN ('controld', 'pooler', 'replicator', 'rewind')
-			AND (a.rolvaliduntil IS NULL OR a.rolvaliduntil > now())
-		$$`,
-	`REVOKE ALL ON FUNCTION controld.pooler_lookup(text) FROM PUBLIC`,
-	`GRANT USAGE ON SCHEMA controld TO pooler`,
-	`GRANT EXECUTE ON FUNCTION controld.pooler_lookup(text) TO pooler`,
+	batches, err := rights.Batches(func(name string) string { return secrets[name] }, "template1")
+	if err != nil {
+		return nil, err
+	}
+	quoted := `"` + strings.ReplaceAll(n.cfg.Database, `"`, `""`) + `"`
+	return append(batches, node.Batch{Database: "postgres", SQL: []string{"CREATE DATABASE " + quoted + " OWNER app"}}), nil
 }

@@ -11,18 +11,21 @@ import (
 
 	"controld/internal/node"
 	"controld/internal/node/child"
+	"controld/internal/node/rules"
 	"controld/internal/pgcontrol"
 )
 
-// Signal files of PostgreSQL: what a server with neither does is lead.
+// Signal files of PostgreSQL. A server with neither of them leads.
 const (
 	standbySignal  = "standby.signal"
 	recoverySignal = "recovery.signal"
 )
 
-// bringUp carries out an order for a server while none runs: the lock first,
-// then the order once more, since a withdrawal that controld has made durable
-// before it tested the lock must win; then the action, then the start.
+// bringUp carries out an order for a server while none runs. It takes the lock, reads
+// the order again, does the action, and starts the server.
+//
+// It reads the order under the lock because a withdrawal must win that controld has
+// made durable before it tested the lock.
 func (n *Init) bringUp(ctx context.Context, o node.Order) (*child.Process, error) {
 	if err := n.allowed(o); err != nil {
 		return nil, err
@@ -35,11 +38,11 @@ func (n *Init) bringUp(ctx context.Context, o node.Order) (*child.Process, error
 	if err := n.stillOrdered(ctx, o); err != nil {
 		return nil, err
 	}
-	if n.actionWanted(o) {
+	if rules.ActionWanted(o, n.status.get()) {
 		if err := n.carryOut(ctx, o, lock); err != nil {
 			return nil, err
 		}
-	} else if n.salvageWanted(o) {
+	} else if rules.SalvageWanted(o, n.status.get()) {
 		_, _ = n.salvage(ctx, o) // reported; the standby starts without it as well
 	}
 	if err := n.mayFollow(ctx, o); err != nil {
@@ -48,51 +51,15 @@ func (n *Init) bringUp(ctx context.Context, o node.Order) (*child.Process, error
 	return n.start(ctx, o, lock)
 }
 
-// needsStoppedServer tells which actions work on a data directory at rest.
-func (n *Init) needsStoppedServer(o node.Order) bool {
-	return n.actionWanted(o) && o.Action != node.ActionInitDB
-}
-
-// actionWanted reports whether the order's action is one for bringUp and was
-// not carried out before.
-func (n *Init) actionWanted(o node.Order) bool {
-	switch o.Action {
-	case node.ActionInitDB, node.ActionBaseBackup, node.ActionRewind, node.ActionDiscard:
-		return n.status.get().ActionEpoch != o.Epoch
-	}
-	return false
-}
-
 // allowed says why an order may not be carried out, before anything is touched.
 func (n *Init) allowed(o node.Order) error {
-	if used := n.status.get().UsedEpoch; o.Role == node.RolePrimary && o.Epoch <= used {
-		return refuse("order %d to lead was used already (last used: %d): a primary needs a new order for each start", o.Epoch, used)
-	}
 	marker, err := n.marker()
 	if err != nil {
 		return err
 	}
-	control, controlErr := pgcontrol.Read(n.cfg.dataDir())
-	wanted := n.actionWanted(o)
-	switch {
-	case wanted && o.Action == node.ActionBaseBackup:
-		return nil // from an empty directory, whatever was there
-	case wanted && o.Action == node.ActionInitDB && marker == node.ActionInitDB:
-		return nil // its own beginning, cut off
-	case marker != "":
-		return refuse("an unfinished %s left the data directory unusable: order a basebackup", marker)
-	case wanted && o.Action == node.ActionInitDB:
-		return n.dataDirEmpty()
-	case errors.Is(controlErr, pgcontrol.ErrNoCluster):
-		return refuse("nothing to start: %w", controlErr)
-	case o.Role == node.RolePrimary && controlErr == nil && n.inRecovery() && control.State.Recovering():
-		// Started without its signal file it would end its recovery on the
-		// timeline that it followed, and write there beside whoever leads on it.
-		return refuse("the data is a standby's (%s): a start does not make it lead, only a promotion does", control.State)
-	case wanted && o.Action == node.ActionDiscard && controlErr == nil:
-		return mayDiscard(o, control)
-	}
-	return nil
+	rest := rules.AtRest{Done: n.status.get(), Marker: marker, Standby: n.inRecovery(), Empty: n.dataDirEmpty}
+	rest.Control, rest.ControlErr = pgcontrol.Read(n.cfg.dataDir())
+	return rest.Allowed(o)
 }
 
 func (n *Init) dataDirEmpty() error {
@@ -101,7 +68,8 @@ func (n *Init) dataDirEmpty() error {
 		return fmt.Errorf("look into the data directory: %w", err)
 	}
 	if len(entries) > 0 {
-		return refuse("initdb needs an empty data directory: %s holds %s and %d more", n.cfg.dataDir(), entries[0].Name(), len(entries)-1)
+		return rules.Refuse("initdb needs an empty data directory: %s holds %s and %d more",
+			n.cfg.dataDir(), entries[0].Name(), len(entries)-1)
 	}
 	return nil
 }
@@ -131,7 +99,8 @@ func (n *Init) takeLock(ctx context.Context) (*os.File, error) {
 		waited := time.Since(began)
 		if waited > n.cfg.LockWait {
 			lock.Close()
-			return nil, refuse("the lock of the data volume is held: a process of a server is left on it, perhaps in another container (waited %v)", n.cfg.LockWait)
+			return nil, rules.Refuse("the lock of the data volume is held: a process of a server is left on it, "+
+				"perhaps in another container (waited %v)", n.cfg.LockWait)
 		}
 		if waited > lockFastPeriod {
 			pause = lockRetrySlow
@@ -158,7 +127,7 @@ func (n *Init) stillOrdered(ctx context.Context, o node.Order) error {
 	case now.Epoch > o.Epoch:
 		return errSuperseded
 	case now.Epoch < o.Epoch || now.Role != o.Role || now.Action != o.Action:
-		return refuse("order %d was replaced by another one without a higher epoch", o.Epoch)
+		return rules.Refuse("order %d was replaced by another one without a higher epoch", o.Epoch)
 	}
 	return nil
 }
@@ -175,8 +144,9 @@ func (n *Init) start(ctx context.Context, o node.Order, lock *os.File) (*child.P
 		return nil, fmt.Errorf("set role: %w", err)
 	}
 	if o.Role == node.RolePrimary {
-		// Before the start: an order to lead must not be good for a second one. What
-		// stands there of an order before, such as its refusal, is not of this one.
+		// This comes before the start, because an order to lead must not be good for a
+		// second one. What the status says of an earlier order, such as its refusal,
+		// does not belong to this one.
 		if err := n.status.update(func(s *node.Status) {
 			s.Epoch, s.UsedEpoch, s.State, s.Error = o.Epoch, o.Epoch, node.StateWaiting, ""
 		}); err != nil {
@@ -204,9 +174,9 @@ func (n *Init) startPostgres(lock, stdout, stderr *os.File, more ...string) (*ch
 	})
 }
 
-// removeStale removes what a killed server leaves and what would stop the next
-// one: the process ids in these files can be those of other processes by now.
-// The lock is held, so no server is left that they belong to.
+// removeStale removes the files that a killed server leaves and that would keep the
+// next one from starting: the process ids in them can be those of other processes by
+// now. The lock is held, so no server is left to which the files belong.
 func (n *Init) removeStale() error {
 	stale := []string{filepath.Join(n.cfg.dataDir(), "postmaster.pid")}
 	for _, dir := range n.cfg.SocketDirs {

@@ -6,14 +6,15 @@ import (
 	"path/filepath"
 
 	"controld/internal/node"
+	"controld/internal/node/rules"
 	"controld/internal/pgcontrol"
 	"controld/internal/pgwal"
 )
 
-// mayFollow holds the node's WAL against the leader's, and lets no server start
-// that has WAL of its own where the leader has other: streaming begins at the
-// first byte of a segment and would write over what tells the two apart. The
-// lock is held, so the own WAL does not change.
+// mayFollow compares the node's WAL with the leader's before a standby starts, and lets
+// no server start that has diverged. Streaming begins at the first byte of a segment,
+// and would write over what tells the two apart. The lock is held, so the node's own
+// WAL does not change meanwhile.
 func (n *Init) mayFollow(ctx context.Context, o node.Order) error {
 	if o.Role != node.RoleStandby {
 		return nil
@@ -40,9 +41,9 @@ func (n *Init) mayFollow(ctx context.Context, o node.Order) error {
 	return n.notDiverged()
 }
 
-// removeOrphans removes the WAL of timelines of which there is no history any
-// more. pg_rewind keeps some of the timeline that it takes back, and the next
-// promotion begins one of the same number: recovery would read the old file.
+// removeOrphans removes the segments of timelines that have no history file any more.
+// pg_rewind keeps some segments of the timeline that it takes back. The next promotion
+// begins a timeline of the same number, and recovery would read the old segments.
 func (n *Init) removeOrphans() error {
 	control, err := pgcontrol.Read(n.cfg.dataDir())
 	if err != nil {
@@ -67,19 +68,22 @@ func (n *Init) removeOrphans() error {
 // notDiverged refuses to start a standby that was found to have diverged.
 func (n *Init) notDiverged() error {
 	if why := n.status.get().Diverged(); why != "" {
-		return refuse("diverged from the leader: %s. It does not start until it is copied anew: order a basebackup", why)
+		return rules.Refuse("diverged from the leader: %s. It does not start until it is copied anew: order a basebackup", why)
 	}
 	return nil
 }
 
-// mayRewind refuses pg_rewind to a node that did not go on where the leader's
-// timeline branched off. pg_rewind lets a server that was not shut down end its
-// recovery, which writes WAL on the timeline that it is on: where that is the
-// leader's, the two have other WAL at one position, which pg_rewind does not
-// notice and the next failover would lose commits by.
+// mayRewind refuses pg_rewind to a node that did not go on where the leader's timeline
+// branched off.
+//
+// pg_rewind lets a server that was not shut down end its recovery, which writes WAL on
+// the timeline that the server is on. Where that is the leader's timeline, the two then
+// have other WAL at one position. pg_rewind does not notice, and the next failover
+// would lose commits by it.
 func (n *Init) mayRewind(ctx context.Context, o node.Order) error {
 	if o.LeaderDir == "" {
-		return refuse("the order does not say where the leader's WAL is, so that nobody can tell whether there is anything to take back: nothing was changed")
+		return rules.Refuse("the order does not say where the leader's WAL is, " +
+			"so that nobody can tell whether there is anything to take back: nothing was changed")
 	}
 	c, err := n.cfg.Compare(ctx, n.cfg.dataDir(), o.LeaderDir)
 	if err != nil {
@@ -89,7 +93,8 @@ func (n *Init) mayRewind(ctx context.Context, o node.Order) error {
 	case pgwal.Past:
 		return nil
 	case pgwal.Same:
-		return refuse("there is nothing to take back: the leader has all WAL of this node, up to %s. Nothing was changed: order it to follow, or a basebackup", c.End)
+		return rules.Refuse("there is nothing to take back: the leader has all WAL of this node, up to %s. "+
+			"Nothing was changed: order it to follow, or a basebackup", c.End)
 	}
-	return refuse("%s. Nothing was changed: order a basebackup", c.Why)
+	return rules.Refuse("%s. Nothing was changed: order a basebackup", c.Why)
 }

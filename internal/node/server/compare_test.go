@@ -67,8 +67,8 @@ func TestADivergedStandbyDoesNotStart(t *testing.T) {
 	}
 }
 
-// Only a node that went on where the leader's timeline branched off is rewound:
-// anything else pg_rewind would make write beside the leader.
+// Only a node that went on where the leader's timeline branched off is rewound. Every
+// other one would be made by pg_rewind to write beside the leader.
 func TestOnlyWhatWentOnIsRewound(t *testing.T) {
 	for relation, want := range map[pgwal.Relation]string{
 		pgwal.Past: "", pgwal.Same: "nothing to take back", pgwal.Diverged: "so it is", pgwal.Unknown: "so it is",
@@ -119,12 +119,19 @@ func TestAStandbysDataIsNotStartedToLead(t *testing.T) {
 	}
 }
 
-// What pg_rewind leaves of a timeline that it took back goes before a standby
-// starts: the next promotion begins a timeline of the same number.
+// What pg_rewind leaves of a timeline that it took back is removed before a standby starts:
+// the next promotion begins a timeline of the same number.
 func TestOrphansGoBeforeAStart(t *testing.T) {
 	b := newBench(t).withCluster()
 	walDir := filepath.Join(b.cfg.dataDir(), pgwal.DirName)
-	for _, name := range []string{"000000010000000000000002", "00000009000000000000000A", "00000009000000000000000B.partial", "archive_status/00000009000000000000000A.ready", "000000080000000000000009", "00000008.history"} {
+	for _, name := range []string{
+		"000000010000000000000002",
+		"00000009000000000000000A",
+		"00000009000000000000000B.partial",
+		"archive_status/00000009000000000000000A.ready",
+		"000000080000000000000009",
+		"00000008.history",
+	} {
 		if err := os.WriteFile(filepath.Join(walDir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -133,8 +140,12 @@ func TestOrphansGoBeforeAStart(t *testing.T) {
 	b.give(standby)
 	b.await(node.StateRunning)
 	for name, left := range map[string]bool{
-		"000000010000000000000002": true, "000000080000000000000009": true, "00000008.history": true,
-		"00000009000000000000000A": false, "00000009000000000000000B.partial": false, "archive_status/00000009000000000000000A.ready": false,
+		"000000010000000000000002":                      true,
+		"000000080000000000000009":                      true,
+		"00000008.history":                              true,
+		"00000009000000000000000A":                      false,
+		"00000009000000000000000B.partial":              false,
+		"archive_status/00000009000000000000000A.ready": false,
 	} {
 		if exists(filepath.Join(walDir, name)) != left {
 			t.Errorf("%s: left %v, want %v", name, !left, left)

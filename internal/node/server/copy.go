@@ -10,11 +10,12 @@ import (
 	"strings"
 
 	"controld/internal/node"
+	"controld/internal/node/rules"
 	"controld/internal/pgwal"
 )
 
-// Room that a copy leaves on the disk: a base backup must not be what fills the
-// disk that the primary may be on, too.
+// Room that a copy leaves on the disk. The primary may be on the same disk, and a base
+// backup must not be what fills it.
 const (
 	roomBytes    = 1 << 30
 	roomFraction = 10 // or this part of the volume, where that is less
@@ -23,9 +24,9 @@ const (
 func (n *Init) newDataDir() string { return filepath.Join(n.cfg.NodeDir, node.NewDataDir) }
 func (n *Init) oldDataDir() string { return filepath.Join(n.cfg.NodeDir, node.OldDataDir) }
 
-// baseBackup copies the upstream. Where there is room the copy is made beside
-// the data and takes its place when it is whole: until then nothing is lost by
-// one that fails. Without room the data goes first.
+// baseBackup copies the upstream. Where there is room, the copy is made beside the data
+// and takes its place when it is whole: a copy that fails loses nothing. Without room
+// the data goes first.
 func (n *Init) baseBackup(ctx context.Context, o node.Order, lock *os.File) error {
 	beside, err := n.planCopy(o)
 	if err != nil {
@@ -33,7 +34,7 @@ func (n *Init) baseBackup(ctx context.Context, o node.Order, lock *os.File) erro
 	}
 	if !beside {
 		n.log.Warn("no room for a copy beside the data, which is removed first", "epoch", o.Epoch)
-		if err := n.removeCopies(); err != nil { // one beside the marker would be taken for whole
+		if err := n.removeCopies(); err != nil { // a half copy beside the marker would be taken for a whole one
 			return err
 		}
 		if err := n.beginOverwrite(o.Action); err != nil {
@@ -96,8 +97,8 @@ func (n *Init) swapDataDir() error {
 	return node.SyncDir(n.cfg.NodeDir)
 }
 
-// settleSwap ends a swap that was cut off: a copy beside the marker of a base
-// backup is whole, because that is set only then.
+// settleSwap ends a swap that was cut off. A copy that stands beside the marker of a
+// base backup is whole, because the marker is set only once it is.
 func (n *Init) settleSwap() error {
 	marker, err := n.marker()
 	if err != nil {
@@ -137,7 +138,8 @@ func (n *Init) planCopy(o node.Order) (beside bool, err error) {
 	if found, err := tablespaces(o.LeaderDir); err != nil {
 		return false, err
 	} else if len(found) > 0 {
-		return false, refuse("the leader has tablespaces outside its data directory (%s), which no other node has a place for: nothing was overwritten. "+
+		return false, rules.Refuse("the leader has tablespaces outside its data directory (%s), "+
+			"which no other node has a place for: nothing was overwritten. "+
 			"Move what is in them (ALTER DATABASE or ALTER TABLE ... SET TABLESPACE pg_default) and drop them", strings.Join(found, ", "))
 	}
 	free, total, err := n.cfg.Space(n.cfg.NodeDir)
@@ -156,7 +158,8 @@ func (n *Init) planCopy(o node.Order) (beside bool, err error) {
 		return true, nil
 	}
 	if free+own < wanted {
-		return false, refuse("no room: the leader has %d bytes, %d are free on this node's volume and its own data, which is left as it is, has %d", wanted, free, own)
+		return false, rules.Refuse("no room: the leader has %d bytes, %d are free on this node's volume "+
+			"and its own data, which is left as it is, has %d", wanted, free, own)
 	}
 	return false, nil
 }

@@ -107,7 +107,8 @@ func TestACopyWithoutRoom(t *testing.T) {
 	}
 }
 
-// What another node has no place for cannot be copied, which is known before.
+// Tablespaces have no place on another node, so they cannot be copied. That is found out
+// before anything is touched.
 func TestTablespacesAreNotCopied(t *testing.T) {
 	b := newBench(t).withCluster()
 	kept := b.keep()

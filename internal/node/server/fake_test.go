@@ -18,8 +18,8 @@ import (
 	"controld/internal/pgwal"
 )
 
-// The test binary is the fake PostgreSQL too: started under the name of one of
-// its programs it behaves like that one, as far as an init can see.
+// The test binary is the fake PostgreSQL too. Started under the name of one of its programs
+// it behaves like that one, as far as an init can see.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "postgres":
@@ -47,9 +47,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// fakePostgres takes the data directory as the real one does: it refuses a
-// second postmaster, leaves a process id, leads without standby.signal, and
-// says in pg_control how far its stop is.
+// fakePostgres treats the data directory as the real one does. It refuses a second
+// postmaster, leaves a process id, leads without standby.signal, and says in pg_control
+// how far its stop is.
 func fakePostgres(dataDir string) int {
 	nodeDir := filepath.Dir(dataDir)
 	pidFile := filepath.Join(dataDir, "postmaster.pid")
@@ -100,8 +100,8 @@ func fakePostgres(dataDir string) int {
 
 const checkpointerTitle = "postgres: checkpointer"
 
-// startCheckpointer returns when the fake checkpointer sleeps. What it returns
-// waits until somebody has woken it.
+// startCheckpointer returns when the fake checkpointer sleeps. The function that it returns
+// waits until somebody has woken the checkpointer.
 func startCheckpointer() (wait func()) {
 	self, err := os.Executable()
 	if err != nil {

@@ -10,19 +10,20 @@ import (
 	"controld/internal/pgcontrol"
 )
 
-// How often a checkpointer is nudged, and for how long: clients that are slow to
-// end keep it from its work, and it does not sleep before.
+// How often a checkpointer is nudged, and for how long. It begins its work only after
+// the last client has ended, which can take a while, and does not sleep before.
 const (
 	nudgePeriod = time.Millisecond
 	nudgeTime   = 2 * time.Second
 )
 
 // nudge shortens the stop of a server that leads. Its checkpointer tells the
-// walsenders to stop, looks whether they do, and mostly is a little too early;
-// then it sleeps for 10 ms (WalSndWaitStopping in PostgreSQL's walsender.c),
-// which is a quarter of the time that a planned failover holds its clients. The
-// sleep ends at any signal (pg_usleep in pgsleep.c), after which it looks again.
-// SIGUSR1 without a reason in shared memory means nothing else
+// walsenders to stop, and looks whether they have. Mostly it looks a little too early,
+// and sleeps for 10 ms (WalSndWaitStopping in PostgreSQL's walsender.c). That is a
+// quarter of the time for which a planned failover holds its clients.
+//
+// Any signal ends the sleep (pg_usleep in pgsleep.c), and the checkpointer looks again.
+// SIGUSR1 means nothing else where no reason for it stands in shared memory
 // (procsignal_sigusr1_handler in procsignal.c).
 func (n *Init) nudge(server *child.Process) {
 	checkpointer := server.Child(isCheckpointer)

@@ -10,10 +10,11 @@ import (
 	"strings"
 
 	"controld/internal/node"
+	"controld/internal/node/archive"
 )
 
-// prepare makes the volume ready for orders: folders, lock file, secrets, and
-// the status that the container's start leaves of the one before.
+// prepare makes the volume ready for orders: folders, lock file, secrets, and what is
+// still true of the status that the init before has left.
 func (n *Init) prepare() error {
 	if err := n.settleSwap(); err != nil {
 		return fmt.Errorf("prepare node: end a base backup: %w", err)
@@ -21,7 +22,8 @@ func (n *Init) prepare() error {
 	if err := n.makeFolders(); err != nil {
 		return fmt.Errorf("prepare node: %w", err)
 	}
-	if err := n.writePgpass(); err != nil {
+	err := errors.Join(n.writePgpass(), archive.WritePassphrase(n.cfg.SecretsDir, n.cfg.OwnSecretsDir, n.cfg.UID, n.cfg.GID))
+	if err != nil {
 		return fmt.Errorf("prepare secrets: %w", err)
 	}
 	return n.restoreStatus()
@@ -96,7 +98,7 @@ func secret(dir, name string) (string, error) {
 func (n *Init) restoreStatus() error {
 	s, err := node.ReadStatus(n.cfg.NodeDir)
 	if err != nil {
-		// What was used is not known any more: all that is ordered now counts as used.
+		// Nobody knows any more which orders were used: the present one counts as used.
 		n.log.Error("status unreadable, a primary needs a new order", "err", err)
 		s = node.Status{}
 		if o, err := node.ReadOrder(n.cfg.OrderDir); err == nil {
@@ -108,14 +110,15 @@ func (n *Init) restoreStatus() error {
 		return err
 	}
 	if marker != "" && s.ActionEpoch != 0 && s.ActionEpoch == s.Epoch {
-		// The action had ended, and the stop came before its marker was removed:
-		// the next one would have reported a higher epoch before it set its own.
+		// The action had ended, and the init was stopped before it removed the marker.
+		// The marker cannot be that of a later action: the init would have reported that
+		// one's higher epoch before it set the marker.
 		if err := n.removeMarker(); err != nil {
 			return err
 		}
 		marker = ""
 	}
-	n.status = &report{dir: n.cfg.NodeDir, status: s}
+	n.status = &report{dir: n.cfg.NodeDir, archives: n.cfg.Archives(), status: s}
 	return n.status.update(func(s *node.Status) {
 		s.State, s.Role, s.PID, s.Error, s.Unfinished = node.StateWaiting, node.RoleNone, 0, "", marker
 	})

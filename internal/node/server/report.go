@@ -9,9 +9,11 @@ import (
 
 // A report is the node's status, in memory and on the data volume.
 type report struct {
-	dir    string
-	mu     sync.Mutex
-	status node.Status
+	dir string
+	// archives: see node.Status.
+	archives bool
+	mu       sync.Mutex
+	status   node.Status
 }
 
 func (r *report) get() node.Status {
@@ -26,6 +28,6 @@ func (r *report) update(change func(*node.Status)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.status)
-	r.status.At, r.status.Actions = time.Now().UTC(), node.Actions
+	r.status.At, r.status.Actions, r.status.Archives = time.Now().UTC(), node.Actions, r.archives
 	return node.WriteStatus(r.dir, r.status)
 }

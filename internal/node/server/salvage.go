@@ -22,15 +22,6 @@ import (
 	"controld/internal/wal"
 )
 
-// salvageWanted reports whether the order asks for a salvage that was not tried yet.
-func (n *Init) salvageWanted(o node.Order) bool {
-	if o.Action != node.ActionSalvage {
-		return false
-	}
-	done := n.status.get().Salvaged
-	return done == nil || done.Epoch != o.Epoch
-}
-
 // salvage fetches the dead node's WAL and reports it at once: clients wait.
 func (n *Init) salvage(ctx context.Context, o node.Order) (*child.Process, error) {
 	began := time.Now()
@@ -50,20 +41,21 @@ func (n *Init) salvage(ctx context.Context, o node.Order) (*child.Process, error
 	return nil, nil
 }
 
-// A salvager copies into a standby's pg_wal what a dead node's holds beyond it.
+// A salvager copies into a standby's pg_wal the WAL of a dead node that the standby
+// lacks.
 //
-// The standby's walreceiver may still have a segment open and write to it. That
-// is no harm: it writes only what the dead node had flushed before it sent it,
-// so the dead node's file holds every byte of it, and a promotion ends the
-// walreceiver and reads pg_wal afresh, by name. So the dead node's file
-// replaces a partly filled one of the standby's.
+// The standby's walreceiver may still have a segment open and write to it. That does
+// no harm. It writes only what the dead node had flushed before it sent it, so the dead
+// node's file holds every byte of it. And a promotion ends the walreceiver and opens
+// the files of pg_wal afresh, by name. So the dead node's file may replace a partly
+// filled one of the standby's.
 type salvager struct {
 	from     *node.Salvage
 	to       string
 	uid, gid int
 
-	// newest is the dead node's timeline. What a promotion of it that was undone
-	// has left of a later one is nobody's history.
+	// newest is the dead node's timeline. Files of a later one are left from a
+	// promotion of that node that was undone, and are nobody's history.
 	newest wal.Timeline
 
 	files, bytes atomic.Int64
@@ -100,14 +92,15 @@ func (s *salvager) run(ctx context.Context) error {
 	return s.copyAll(ctx, source, series, s.differs)
 }
 
-// How long a lock that a test holds for a moment is taken for no sign of life.
+// How often, and with what pause, the dead node's lock is tried before it counts as
+// held. Whoever tests a lock holds it for a moment: that is no sign of life.
 const (
 	deadTries = 20
 	deadPause = 5 * time.Millisecond
 )
 
-// sourceIsDead makes sure that the fence holds: WAL of a server that still
-// acknowledges commits would be a part of them only.
+// sourceIsDead makes sure that the other node is dead. A server that still acknowledges
+// commits would write more WAL than was copied.
 func (s *salvager) sourceIsDead(ctx context.Context) error {
 	for try := 1; ; try++ {
 		locked, err := node.Locked(filepath.Dir(s.from.DataDir))
@@ -169,10 +162,10 @@ func (s *salvager) wantsHistory(path string) (bool, error) {
 	return false, err
 }
 
-// series are the segments from the wanted position and timeline on that are what
-// their name says: a recycled one still holds the pages of an older segment. One
-// that is missing among them is an error: a promotion would end before the gap,
-// and all behind it would be lost without a word.
+// series returns the segments to copy: those from the wanted position and timeline on
+// that are what their name says. (A recycled file still holds the pages of an older
+// segment.) A gap among them is an error: a promotion would end before it, and all
+// that is behind it would be lost without a word.
 func (s *salvager) series(source string, entries []fs.DirEntry) ([]fs.DirEntry, error) {
 	size := s.from.SegmentBytes
 	first := s.from.FromLSN.Segment(size)
@@ -195,7 +188,8 @@ func (s *salvager) series(source string, entries []fs.DirEntry) ([]fs.DirEntry, 
 	}
 	for number := first; number < last; number++ {
 		if !found[number] {
-			return nil, fmt.Errorf("salvage: the WAL from %s on was removed from the dead node's volume", max(s.from.FromLSN, number.Start(size)))
+			from := max(s.from.FromLSN, number.Start(size))
+			return nil, fmt.Errorf("salvage: the WAL from %s on was removed from the dead node's volume", from)
 		}
 	}
 	return out, nil
@@ -225,9 +219,9 @@ func (s *salvager) differs(path string) (bool, error) {
 	if err != nil || same == size {
 		return false, err
 	}
-	// What this standby has received and replayed must be in the dead node's
-	// file, byte for byte, or it is not the WAL that the standby follows. A
-	// recycled file of our own holds nothing of that kind.
+	// What this standby has received and replayed must be in the dead node's file, byte
+	// for byte. Otherwise that is not the WAL that the standby follows. A recycled file
+	// of the standby's own holds nothing of that kind.
 	known := int64(s.from.FromLSN) - int64(number.Start(size))
 	if address, err := pgwal.PageAddress(ours); err == nil && address == number.Start(size) && same < known {
 		return false, fmt.Errorf("differs from the own file at byte %d, before %s: not the same history", same, s.from.FromLSN)

@@ -17,7 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"controld/internal/node"
+	"controld/internal/node/archive"
 	"controld/internal/node/child"
+	"controld/internal/node/rules"
 	"controld/internal/pgcontrol"
 	"controld/internal/pgwal"
 )
@@ -43,6 +45,8 @@ type Config struct {
 	Reach func(ctx context.Context, conninfo string) error
 	// Compare holds the WAL of one data directory against the leader's.
 	Compare func(ctx context.Context, own, leader string) (pgwal.Comparison, error)
+	// Archives reports whether WAL can be archived from here.
+	Archives func() bool
 	// Space is what is left on a folder's file system, and its size.
 	Space func(dir string) (freeBytes, totalBytes int64, err error)
 }
@@ -58,8 +62,8 @@ func DefaultConfig(nodeDir string) Config {
 		BinDir:        "/usr/lib/postgresql/15/bin",
 		SocketDirs:    []string{filepath.Join(nodeDir, node.SocketDir), "/var/run/postgresql"},
 		Database:      "imdb",
-		UID:           5432,
-		GID:           5432,
+		UID:           node.UID,
+		GID:           node.GID,
 		Poll:          time.Second,
 		LockWait:      10 * time.Second,
 		StopGrace:     time.Second,
@@ -69,7 +73,8 @@ func DefaultConfig(nodeDir string) Config {
 		Compare: func(ctx context.Context, own, leader string) (pgwal.Comparison, error) {
 			return pgwal.Compare(ctx, own, leader, 0)
 		},
-		Space: node.Space,
+		Archives: archive.There,
+		Space:    node.Space,
 	}
 }
 
@@ -110,12 +115,6 @@ type result struct {
 	server *child.Process // started, perhaps ended since
 	err    error
 }
-
-// A refusal is an error of an order that may not be carried out, in contrast to
-// one that could not be.
-type refusal struct{ error }
-
-func refuse(format string, args ...any) error { return refusal{fmt.Errorf(format, args...)} }
 
 // errSuperseded: while the order was carried out another one took its place.
 var errSuperseded = errors.New("order was superseded")
@@ -203,15 +202,12 @@ func (n *Init) consider() {
 		return
 	}
 	n.noOrder = ""
-	last := n.status.get().Epoch
-	if o.Epoch <= n.order.Epoch {
+	switch take, err := rules.TakeUp(o, n.order.Epoch, n.status.get()); {
+	case err != nil && n.refused != o.Epoch:
+		n.refused = o.Epoch
+		n.fail(err)
 		return
-	}
-	if o.Epoch < last {
-		if n.refused != o.Epoch {
-			n.refused = o.Epoch
-			n.fail(refuse("order %d is older than order %d, which was taken up before", o.Epoch, last))
-		}
+	case err != nil || !take:
 		return
 	}
 	n.log.Info("order", "epoch", o.Epoch, "role", o.Role, "action", o.Action)
@@ -240,39 +236,39 @@ func (n *Init) act() {
 // actRunning carries out an order that found a server running. The server may
 // have been promoted since it was started as a standby: standby.signal tells.
 func (n *Init) actRunning() {
-	o := n.order
-	leads := !n.inRecovery()
-	switch {
-	case o.Role == node.RoleNone:
+	o, facts := n.order, rules.Running{Done: n.status.get(), Leads: !n.inRecovery()}
+	if control, err := pgcontrol.Read(n.cfg.dataDir()); err == nil {
+		facts.Control = &control
+	}
+	step, err := facts.Next(o)
+	if err != nil {
+		n.refuseRunning(err)
+		return
+	}
+	switch step {
+	case rules.Stop:
 		n.stop()
-	case o.Role == node.RolePrimary && n.actionWanted(o):
-		n.refuseRunning(refuse("initdb was ordered while a server runs"))
-	case o.Role == node.RolePrimary:
-		n.adopt() // no restart, ever: it leads, or the promotion comes by SQL
-	case leads && n.salvageWanted(o):
-		// It leads already: WAL of another server has no place in it, and to
-		// stop it would take the clients their primary.
-		n.refuseRunning(refuse("salvage was ordered for a server that leads"))
-	case n.discardTooLate(o):
-		n.refuseRunning(refuse("timeline %d cannot be discarded: the running server is on it", o.DiscardTimeline))
-	case leads || n.needsStoppedServer(o):
-		n.stop()
-	case n.salvageWanted(o):
+	case rules.Adopt:
+		n.adopt()
+	case rules.Salvage:
 		if n.job == nil {
 			n.startJob(n.salvage)
 		}
-	default:
-		n.adopt()
+	case rules.Provision:
+		n.actProvision()
 	}
 }
 
-// discardTooLate: it is found out before the server is stopped for it.
-func (n *Init) discardTooLate(o node.Order) bool {
-	if o.Action != node.ActionDiscard || !n.actionWanted(o) {
-		return false
+// actProvision begins a provision; its end adopts the order.
+func (n *Init) actProvision() {
+	if n.job != nil {
+		return
 	}
-	control, err := pgcontrol.Read(n.cfg.dataDir())
-	return err == nil && mayDiscard(o, control) != nil
+	server := n.server
+	n.startJob(func(ctx context.Context, o node.Order) (*child.Process, error) {
+		n.provision(ctx, server, o)
+		return nil, nil
+	})
 }
 
 // refuseRunning reports an order that is not carried out and leaves the server be.
@@ -291,8 +287,8 @@ func (n *Init) refuseRunning(err error) {
 	}))
 }
 
-// adopt takes an order up that needs no act. One to lead is used up by it, and
-// that must be on disk: it is tried again until it is.
+// adopt takes up an order that asks for nothing to be done. An order to lead is used up
+// by that, which must be on the disk: adopt is called again until it is.
 func (n *Init) adopt() {
 	o, role := n.order, n.presentRole()
 	err := n.status.update(func(s *node.Status) {
@@ -349,6 +345,8 @@ func (n *Init) jobEnded(r result) {
 	case r.err != nil:
 		n.settled = epoch
 		n.fail(r.err)
+	case n.server != nil && epoch == n.order.Epoch && n.order.Action == node.ActionProvision:
+		n.adopt()
 	default:
 		n.settled = epoch
 	}
@@ -359,7 +357,7 @@ func (n *Init) jobEnded(r result) {
 // fail reports an error of the present order.
 func (n *Init) fail(err error) {
 	state := node.StateFailed
-	if errors.As(err, new(refusal)) {
+	if errors.As(err, new(rules.Refusal)) {
 		state = node.StateRefused
 	}
 	n.log.Error("order not carried out", "epoch", n.order.Epoch, "state", state, "err", err)
@@ -383,13 +381,13 @@ func (n *Init) stop() {
 	}))
 }
 
-// hurryPeriod is how often a stopping server is looked at that is wanted again.
+// hurryPeriod is how often the init looks at a server that stops and is wanted again.
 const hurryPeriod = 20 * time.Millisecond
 
-// hurry ends a server that is stopping while the last order asks for one: a
-// postmaster that is shut down in pg_control can wait for ever for a standby
-// that takes no WAL any more, and keeps the lock. Before that state it is left
-// alone, since its checkpoint is not written.
+// hurry ends a server that is stopping although the last order asks for one. With "shut
+// down" in pg_control already, a postmaster can wait for ever for a standby that takes
+// no WAL any more, and it keeps the lock. Before pg_control says so hurry leaves it
+// alone, because its checkpoint is not written yet.
 func (n *Init) hurry() {
 	if n.ending || n.order.Role == node.RoleNone {
 		n.recheck, n.shutSeen = nil, time.Time{}
@@ -466,8 +464,8 @@ func (n *Init) presentRole() node.Role {
 	return node.RolePrimary
 }
 
-// inRecovery looks at standby.signal, which a promotion removes. In doubt the
-// server is taken for a leader: that one is stopped before it becomes a standby.
+// inRecovery looks at standby.signal, which a promotion removes. In doubt it takes the
+// server for a leader, because a leader is stopped before it becomes a standby.
 func (n *Init) inRecovery() bool {
 	_, err := os.Lstat(filepath.Join(n.cfg.dataDir(), standbySignal))
 	return err == nil

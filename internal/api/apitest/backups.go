@@ -1,0 +1,41 @@
+package apitest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+
+	"controld/internal/api/command"
+	"controld/internal/operation"
+)
+
+// Backups serves the commands of backups: what BackupList and OneBackup hold, whatever is asked, and
+// backups that change nothing.
+func (f *Fake) Backups(kit command.Kit) []command.Route {
+	return []command.Route{
+		{Method: http.MethodGet, Path: "/backups", Handler: func(w http.ResponseWriter, _ *http.Request) {
+			kit.JSON(w, http.StatusOK, f.BackupList)
+		}},
+		{Method: http.MethodGet, Path: "/backups/{key}", Handler: func(w http.ResponseWriter, r *http.Request) {
+			if f.OneBackup == nil {
+				kit.Fail(w, r, &command.Unknown{Type: "/problems/unknown-backup", Detail: "there is no backup " + r.PathValue("key")})
+				return
+			}
+			kit.JSON(w, http.StatusOK, f.OneBackup)
+		}},
+		{Method: http.MethodPost, Path: "/backups", Handler: func(w http.ResponseWriter, r *http.Request) {
+			asked := map[string]any{}
+			if err := json.NewDecoder(r.Body).Decode(&asked); err != nil && !errors.Is(err, io.EOF) {
+				kit.Fail(w, r, err)
+				return
+			}
+			kit.Run(w, r, func(_ context.Context, by operation.Caller) (operation.Record, error) {
+				return f.start("backup", "incr", "", asked, by, func() map[string]any {
+					return map[string]any{"type": "incr", "label": "L"}
+				})
+			})
+		}},
+	}
+}

@@ -1,0 +1,271 @@
+// Package backup makes the backups: when, of which server, of which type, what becomes of
+// them, and what a person is told. What makes them is a Tool, which is pgBackRest; who
+// leads it learns from the model and asks the servers themselves.
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"controld/internal/cluster"
+	"controld/internal/operation"
+	"controld/internal/wait"
+)
+
+// The kinds of operation.
+const (
+	KindBackup     = "backup"
+	KindRepository = "repository" // makes the repository, and turns archiving on
+)
+
+// Config is how backups are to be made.
+type Config struct {
+	Stanza string // pgBackRest's name of the cluster
+	// StuckAfter is for how long a backup may make no progress.
+	StuckAfter time.Duration
+	// LookEvery is the longest time between two looks at the repository.
+	LookEvery time.Duration
+}
+
+// A Cluster is what this package knows of the nodes.
+type Cluster interface {
+	View() cluster.View
+	Identity() cluster.Identity
+	Nodes() []cluster.Node
+}
+
+// Files are those through which the tool is configured, in its own container and in those
+// of the nodes.
+type Files interface {
+	// Configure writes, durably, what the tool needs to know to work on the repository of
+	// the cluster systemID. What stands there already is not written again.
+	Configure(systemID uint64) error
+	// There says why there is no place for a repository; empty: there is one. A cluster
+	// that an earlier version made has none.
+	There() string
+	// Space is what is left on the repository's disk, and its size.
+	Space() (freeBytes, totalBytes int64, err error)
+	// Dir is where the files of a backup lie.
+	Dir(systemID uint64, label string) string
+}
+
+// Parts are what Backups is made of.
+type Parts struct {
+	Cluster    Cluster
+	Servers    cluster.Servers
+	Tool       Tool
+	Files      Files
+	Archiving  *Archiving
+	Operations *operation.Manager
+	Log        *slog.Logger
+}
+
+// Backups is the capability.
+type Backups struct {
+	Parts
+	cfg  Config
+	seen atomic.Pointer[Seen]
+
+	looking sync.Mutex // one look at a time
+}
+
+// Seen is what was last seen of the repository.
+type Seen struct {
+	At time.Time
+	Repository
+	// Missing says why there is no place for a repository; empty: there is one.
+	Missing              string
+	FreeBytes, DiskBytes int64 // what is left on its disk, and its size; both 0: not known
+}
+
+// New makes the capability and registers its kinds of operation.
+func New(cfg Config, parts Parts) (*Backups, error) {
+	b := &Backups{Parts: parts, cfg: cfg}
+	b.seen.Store(&Seen{Repository: Repository{State: RepositoryUnknown, Detail: "nobody has looked yet"}})
+	if err := b.Operations.Register(KindBackup, b.buildBackup); err != nil {
+		return nil, err
+	}
+	return b, b.Operations.Register(KindRepository, b.buildRepository)
+}
+
+// Seen is what was last seen of the repository. It never blocks.
+func (b *Backups) Seen() Seen { return *b.seen.Load() }
+
+// lookTimeout bounds one look at the repository.
+const lookTimeout = time.Minute
+
+// Look looks at the repository.
+func (b *Backups) Look(ctx context.Context) Seen {
+	b.looking.Lock()
+	defer b.looking.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	s := b.look(ctx)
+	s.At = time.Now()
+	b.seen.Store(&s)
+	return s
+}
+
+func (b *Backups) look(ctx context.Context) Seen {
+	unknown := func(err error) Seen {
+		return Seen{Repository: Repository{State: RepositoryUnknown, Detail: err.Error()}}
+	}
+	if why := b.Files.There(); why != "" {
+		return Seen{Repository: Repository{State: RepositoryUnknown, Detail: why}, Missing: why}
+	}
+	id := b.Cluster.Identity().SystemID
+	if id == 0 {
+		return Seen{Repository: Repository{State: RepositoryUnknown, Detail: "the cluster has not begun yet"}}
+	}
+	if err := b.Files.Configure(id); err != nil {
+		return unknown(err)
+	}
+	repository, err := b.Tool.Look(ctx)
+	if err != nil {
+		return unknown(err)
+	}
+	s := Seen{Repository: repository}
+	if s.FreeBytes, s.DiskBytes, err = b.Files.Space(); err != nil {
+		b.Log.Warn("space of the repository not known", "err", err)
+	}
+	return s
+}
+
+// soon is when the repository is looked at again while it is not as it should be.
+const soon = 3 * time.Second
+
+// Watch looks at the repository until ctx ends, and has made what is missing.
+func (b *Backups) Watch(ctx context.Context) {
+	for failures := 0; ctx.Err() == nil; {
+		s := b.Look(ctx)
+		did, ok := b.next(ctx, s)
+		pause := b.cfg.LookEvery
+		switch {
+		case did && ok:
+			failures, pause = 0, 0 // there may be more to do
+		case did:
+			failures++
+			pause = min(pause, soon<<min(failures, 10))
+		case s.State != RepositoryOK || !b.archives():
+			pause = min(pause, soon)
+		}
+		_ = wait.Sleep(ctx, pause) // the loop ends with ctx
+	}
+}
+
+// next has done what is missing, and waits for its end. did: something was missing; ok: it
+// was done.
+func (b *Backups) next(ctx context.Context, s Seen) (did, ok bool) {
+	leader, able := b.ready()
+	if !able || s.Missing != "" || len(b.Operations.Holding(operation.Repository)) > 0 {
+		return false, true
+	}
+	owed := b.owed()
+	var rec operation.Record
+	var err error
+	switch {
+	case s.State == RepositoryNew, s.State == RepositoryOK && !b.archives():
+		why := "the cluster " + leader.Node.Name + " leads has no repository yet"
+		rec, err = b.start(ctx, operation.Spec{Kind: KindRepository, Reason: why, Caller: daemon}, params{})
+	case s.State == RepositoryOK && owed != nil:
+		rec, err = b.startBackup(ctx, *owed, "again: the one before gave way to another operation")
+	case s.State == RepositoryOK && !hasFull(s.Copies):
+		rec, err = b.startBackup(ctx, params{Types: []Type{Full}}, "there is no backup yet")
+	default:
+		return false, true
+	}
+	if err == nil {
+		rec, err = b.Operations.Wait(ctx, rec.ID)
+	}
+	if err != nil && ctx.Err() == nil {
+		b.Log.Warn("work on the repository not started", "err", err)
+	}
+	return true, err == nil && rec.State == operation.Succeeded
+}
+
+// owed is what the newest backup was to make that gave way to a failover, or the like; nil
+// where it has not. It is made again, of who leads now.
+func (b *Backups) owed() *params {
+	recs, _, err := b.Operations.List(operation.Filter{Kind: KindBackup, Limit: 20})
+	if err != nil {
+		return nil
+	}
+	recs = slices.DeleteFunc(recs, func(r operation.Record) bool { return r.State == operation.Refused })
+	if len(recs) == 0 || recs[0].GaveWayTo == "" {
+		return nil
+	}
+	var owed struct {
+		Types  []Type   `json:"types"`
+		Labels []string `json:"labels"`
+		Mode   Mode     `json:"mode"`
+		Day    int      `json:"cycle_day"`
+	}
+	encoded, err := json.Marshal(recs[0].Result)
+	if err == nil {
+		err = json.Unmarshal(encoded, &owed)
+	}
+	if err != nil || len(owed.Types) <= len(owed.Labels) {
+		return nil
+	}
+	return &params{Types: owed.Types[len(owed.Labels):], Mode: owed.Mode, Day: owed.Day}
+}
+
+var (
+	daemon    = operation.Caller{Name: string(operation.Daemon), Kind: operation.Daemon}
+	scheduler = operation.Caller{Name: string(operation.Scheduler), Kind: operation.Scheduler}
+)
+
+// archives reports whether WAL of the present cluster is archived.
+func (b *Backups) archives() bool { return b.Archiving.on(b.Cluster.Identity().SystemID) }
+
+// ready returns who leads, where that node can archive, and false where nobody does.
+func (b *Backups) ready() (cluster.NodeState, bool) {
+	leader, problem := cluster.Leader(b.Cluster.View())
+	return leader, problem == nil && leader.Node.Name == b.Cluster.Identity().Primary && leader.Init.Archives
+}
+
+// params are the journalled parameters of an operation.
+type params struct {
+	Types []Type `json:"types,omitempty"`
+	Mode  Mode   `json:"mode,omitempty"`
+	// Day is the day of the cycle that this is; 0: none.
+	Day    int    `json:"day,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// startBackup starts one that controld decides on by itself.
+func (b *Backups) startBackup(ctx context.Context, p params, why string) (operation.Record, error) {
+	return b.start(ctx, operation.Spec{Kind: KindBackup, Mode: string(p.Types[0]), Reason: why, Caller: scheduler}, p)
+}
+
+func (b *Backups) start(ctx context.Context, spec operation.Spec, p params) (operation.Record, error) {
+	p.Reason = spec.Reason
+	encoded, err := json.Marshal(p)
+	if err != nil {
+		return operation.Record{}, fmt.Errorf("encode request: %w", err)
+	}
+	work := b.repositoryWork()
+	if spec.Kind == KindBackup {
+		work = b.backupWork(p)
+	}
+	spec.Params = encoded
+	return b.Operations.Start(ctx, spec, work)
+}
+
+func (b *Backups) buildBackup(_ operation.Record, encoded json.RawMessage) (operation.Runnable, error) {
+	var p params
+	if err := json.Unmarshal(encoded, &p); err != nil {
+		return nil, fmt.Errorf("parameters: %w", err)
+	}
+	return b.backupWork(p), nil
+}
+
+func (b *Backups) buildRepository(operation.Record, json.RawMessage) (operation.Runnable, error) {
+	return b.repositoryWork(), nil
+}

@@ -1,0 +1,99 @@
+package backup
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Record is a backup as the catalogue has it: what is in the repository, by the names
+// that its users know.
+type Record struct {
+	Key string // backup:YYYY-MM-DD_HH-MM-SS, when it began in UTC
+	At  time.Time
+	Copy
+	Dir       string // where its files lie
+	Primary   string // the container that led; empty: not known
+	Requested Type
+	CycleDay  string
+	Reason    string
+	Operation string
+}
+
+// KeyPrefix is what every key of the catalogue begins with.
+const KeyPrefix = "backup:"
+
+// keyTime is the time in a key.
+const keyTime = "2006-01-02_15-04-05"
+
+// Records are the copies, the oldest of which is first, as the catalogue has them, the
+// newest first. dir says where the files of one lie. A second that another backup has
+// taken moves to the next.
+func Records(copies []Copy, dir func(label string) string) []Record {
+	var records []Record
+	var last time.Time
+	for _, c := range copies {
+		at := c.StartedAt.UTC().Truncate(time.Second)
+		if !last.IsZero() && !at.After(last) {
+			at = last.Add(time.Second)
+		}
+		last = at
+		operation, _, _ := strings.Cut(c.Annotations[NoteOperation], ".")
+		records = append(records, Record{
+			Key: KeyPrefix + at.Format(keyTime), At: at, Copy: c, Dir: dir(c.Label),
+			Primary: c.Annotations[NotePrimary], Requested: Type(c.Annotations[NoteRequested]),
+			CycleDay: c.Annotations[NoteCycleDay], Reason: c.Annotations[NoteReason], Operation: operation,
+		})
+	}
+	slices.Reverse(records)
+	return records
+}
+
+// Find returns the record with this key, with or without its prefix, or label.
+func Find(records []Record, name string) (Record, bool) {
+	at := slices.IndexFunc(records, func(r Record) bool {
+		return r.Key == name || r.Key == KeyPrefix+name || r.Label == name
+	})
+	if at < 0 {
+		return Record{}, false
+	}
+	return records[at], true
+}
+
+// Chain is the record and those that it needs, the newest first.
+func Chain(records []Record, r Record) []Record {
+	var chain []Record
+	for _, x := range records {
+		if x.Label == r.Label || slices.Contains(r.Needs, x.Label) {
+			chain = append(chain, x)
+		}
+	}
+	return chain
+}
+
+// Tipo is the type in the catalogue's own words.
+func (t Type) Tipo() string {
+	switch t {
+	case Full:
+		return "completo"
+	case Differential:
+		return "diferencial"
+	case Incremental:
+		return "incremental"
+	}
+	return ""
+}
+
+// RecoverableFrom is the end of the oldest backup that is consistent, with all that it
+// needs; false where there is none. The copies are the oldest first.
+func RecoverableFrom(copies []Copy) (time.Time, bool) {
+	there := map[string]bool{}
+	for _, c := range copies {
+		lacks := slices.ContainsFunc(c.Needs, func(label string) bool { return !there[label] })
+		if c.Consistent() && !lacks {
+			return c.EndedAt, true
+		}
+		there[c.Label] = true
+	}
+	return time.Time{}, false
+}

@@ -1,0 +1,180 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"controld/internal/api/command"
+	"controld/internal/api/gen"
+	"controld/internal/cluster"
+	"controld/internal/operation"
+)
+
+// Commands are those of the API that this package serves.
+func (b *Backups) Commands(kit command.Kit) []command.Route {
+	c := commands{b, kit}
+	return []command.Route{
+		{Method: http.MethodGet, Path: "/backups", Handler: c.list},
+		{Method: http.MethodPost, Path: "/backups", Handler: c.start},
+		{Method: http.MethodGet, Path: "/backups/{key}", Handler: c.show},
+	}
+}
+
+type commands struct {
+	b   *Backups
+	kit command.Kit
+}
+
+// A Request asks for a backup.
+type Request struct {
+	Type               Type // empty: what is due
+	Mode               Mode // empty: Online
+	Reason             string
+	AcceptInconsistent bool
+	CancelRunning      bool
+}
+
+// Backup starts a backup.
+func (b *Backups) Backup(ctx context.Context, r Request, by operation.Caller) (operation.Record, error) {
+	if r.Mode == Offline && !r.AcceptInconsistent {
+		return operation.Record{}, operation.Refuse("inconsistent", nil,
+			"an offline backup copies the files of the running server behind its back, and does not restore where it writes meanwhile: "+
+				"make an online one (leave mode out), or accept that with accept_inconsistent")
+	}
+	p := params{Mode: r.Mode}
+	if r.Type != "" {
+		p.Types = []Type{r.Type}
+	}
+	return b.start(ctx, operation.Spec{
+		Kind: KindBackup, Mode: string(r.Type), Reason: r.Reason, Caller: by, CancelRunning: r.CancelRunning,
+	}, p)
+}
+
+func (c commands) start(w http.ResponseWriter, r *http.Request) {
+	var body gen.BackupRequest
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil && !errors.Is(err, io.EOF) {
+		c.kit.Fail(w, r, err)
+		return
+	}
+	request := Request{
+		Type: Type(gen.Value(body.Type)), Mode: Mode(gen.Value(body.Mode)), Reason: gen.Value(body.Reason),
+		AcceptInconsistent: gen.Value(body.AcceptInconsistent), CancelRunning: gen.Value(body.CancelRunning),
+	}
+	c.kit.Run(w, r, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
+		return c.b.Backup(ctx, request, by)
+	})
+}
+
+// records are those of the catalogue, as of the last look.
+func (b *Backups) records() ([]Record, Seen) {
+	seen, id := b.Seen(), b.Cluster.Identity().SystemID
+	return Records(seen.Copies, func(label string) string { return b.Files.Dir(id, label) }), seen
+}
+
+const defaultPage = 100
+
+func (c commands) list(w http.ResponseWriter, r *http.Request) {
+	records, seen := c.b.records()
+	query := r.URL.Query()
+	if name := query.Get("chain"); name != "" {
+		found, ok := Find(records, name)
+		if !ok {
+			c.kit.Fail(w, r, unknownBackup(name))
+			return
+		}
+		records = Chain(records, found)
+	}
+	limit := defaultPage
+	if text := query.Get("limit"); text != "" {
+		limit, _ = strconv.Atoi(text) // the contract has checked it
+	}
+	answer := gen.BackupList{Backups: []gen.Backup{}, Repository: c.repository(seen), Recoverable: c.recoverable(seen)}
+	skip := query.Get("after") != ""
+	for _, record := range records {
+		if skip {
+			skip = record.Key != query.Get("after")
+			continue
+		}
+		if t := query.Get("type"); t != "" && t != string(record.Type) {
+			continue
+		}
+		if p := query.Get("primary"); p != "" && p != record.Primary {
+			continue
+		}
+		if len(answer.Backups) == limit {
+			answer.Next = &answer.Backups[limit-1].Key
+			break
+		}
+		answer.Backups = append(answer.Backups, c.backup(record))
+	}
+	c.kit.JSON(w, http.StatusOK, answer)
+}
+
+func (c commands) show(w http.ResponseWriter, r *http.Request) {
+	records, _ := c.b.records()
+	name := r.PathValue("key")
+	found, ok := Find(records, name)
+	if !ok {
+		c.kit.Fail(w, r, unknownBackup(name))
+		return
+	}
+	c.kit.JSON(w, http.StatusOK, c.backup(found))
+}
+
+func unknownBackup(name string) error {
+	return &command.Unknown{Type: "/problems/unknown-backup",
+		Detail: fmt.Sprintf("there is no backup %q in the repository; GET /backups lists them", name)}
+}
+
+func (c commands) backup(r Record) gen.Backup {
+	g := gen.Backup{
+		Key: r.Key, Fecha: r.At.Format("2006-01-02"), Hora: r.At.Format("15:04:05"), TipoBackup: gen.BackupTipoBackup(r.Type.Tipo()),
+		DireccionAlmacenamiento: r.Dir, MaestroUsado: r.Primary, Metodo: "pgBackRest", Stanza: c.b.cfg.Stanza,
+		Label: r.Label, Type: gen.BackupType(r.Type), Mode: gen.BackupMode(r.Mode), Consistent: r.Consistent(),
+		RequestedType: gen.Optional(string(r.Requested)), PageErrors: gen.Optional(r.PageErrors), Prior: gen.Optional(r.Prior),
+		Needs:     append([]string{}, r.Needs...),
+		StartedAt: r.StartedAt, EndedAt: r.EndedAt, DurationMs: float64(r.EndedAt.Sub(r.StartedAt)) / float64(time.Millisecond),
+		WalStart: gen.Optional(r.WALStart), WalStop: gen.Optional(r.WALStop),
+		DatabaseBytes: r.Bytes, CopiedBytes: r.CopiedBytes, RepositoryBytes: r.RepoBytes, OwnBytes: r.RepoOwnBytes,
+		Reason: gen.Optional(r.Reason), Operation: gen.Optional(r.Operation),
+	}
+	if r.Mode == Online {
+		start, stop, timeline := r.LSNStart.String(), r.LSNStop.String(), int(r.Timeline)
+		g.LsnStart, g.LsnStop, g.Timeline = &start, &stop, &timeline
+	}
+	if day, err := strconv.Atoi(r.CycleDay); err == nil {
+		g.CycleDay = &day
+	}
+	return g
+}
+
+func (c commands) repository(s Seen) gen.Repository {
+	g := gen.Repository{
+		State: gen.RepositoryState(s.State), Detail: gen.Optional(s.Detail), Cipher: gen.Optional(s.Cipher),
+		FreeBytes: gen.Optional(s.FreeBytes), TotalBytes: gen.Optional(s.DiskBytes), ObservedAt: gen.Optional(s.At),
+	}
+	if s.SystemID != 0 {
+		id := strconv.FormatUint(s.SystemID, 10)
+		g.SystemID = &id
+	}
+	return g
+}
+
+// recoverable is from when to when the database can be recovered; nil: it cannot.
+func (c commands) recoverable(s Seen) *gen.Recoverable {
+	from, ok := RecoverableFrom(s.Copies)
+	if !ok {
+		return nil
+	}
+	g := gen.Recoverable{From: from}
+	if leader, problem := cluster.Leader(c.b.Cluster.View()); problem == nil {
+		g.To = gen.Optional(leader.Server.ArchiveLastAt)
+	}
+	return &g
+}

@@ -1,0 +1,90 @@
+package backup
+
+import (
+	"fmt"
+	"time"
+
+	"controld/internal/cluster"
+	"controld/internal/health"
+)
+
+// component is its name in /health.
+const component = "backups"
+
+// Ages beyond which a backup is overdue, whatever anybody has planned.
+const (
+	OverdueAfter     = 48 * time.Hour
+	FullOverdueAfter = 7 * 24 * time.Hour
+)
+
+// Components judges what was last seen. It never blocks.
+func (b *Backups) Components(now time.Time) []health.Component {
+	f := findings{seen: b.Seen(), now: now, on: b.archives()}
+	for _, s := range b.Cluster.View().Nodes {
+		if s.Container.Exists && !s.Init.Archives {
+			f.unable = append(f.unable, s.Node.Container)
+		}
+	}
+	return []health.Component{f.assess()}
+}
+
+// findings are what is judged.
+type findings struct {
+	seen   Seen
+	unable []string // containers that cannot archive
+	on     bool     // WAL is archived
+	now    time.Time
+}
+
+func (f findings) assess() health.Component {
+	degraded := func(reason, detail, do string) health.Component {
+		return health.Bad(component, health.Degraded, reason, detail, do)
+	}
+	renew := "make down && make up renews the containers and brings backups; the data stays."
+	s := f.seen
+	switch {
+	case s.Missing != "":
+		return degraded("backups-unavailable", "there are no backups: "+s.Missing, renew)
+	case len(f.unable) > 0:
+		return degraded("backups-unavailable", fmt.Sprintf("%v cannot archive: an earlier version made it", f.unable), renew)
+	case s.State == RepositoryUnknown:
+		return degraded("repository-away", "nobody can look into the repository: "+s.Detail,
+			"Start its container: docker start pgbackrest (with the cluster's prefix), or make up; then read its log. "+
+				"WAL stays on the primary meanwhile.")
+	case s.State == RepositoryBroken:
+		return degraded("repository-broken", "the repository cannot be used: "+s.Detail,
+			"Look at it: docker exec pgbackrest pgbackrest info. Nothing of it is removed by controld.")
+	case s.State == RepositoryNew || !f.on:
+		return degraded("no-repository", "the repository is not made yet",
+			"controld makes it by itself when a node leads. If it stays: controld operations list --kind repository says why.")
+	}
+	return f.assessCopies(degraded)
+}
+
+func (f findings) assessCopies(degraded func(reason, detail, do string) health.Component) health.Component {
+	last, full := time.Time{}, time.Time{}
+	for _, c := range f.seen.Copies {
+		if !c.Consistent() {
+			continue
+		}
+		last = c.EndedAt
+		if c.Type == Full {
+			full = c.EndedAt
+		}
+	}
+	age := func(t time.Time) string { return f.now.Sub(t).Round(time.Minute).String() }
+	free, total := f.seen.FreeBytes, f.seen.DiskBytes
+	switch {
+	case full.IsZero():
+		return degraded("no-backup", "there is no consistent full backup", "Make one: controld backup run --type full.")
+	case f.now.Sub(last) > OverdueAfter:
+		return degraded("backup-overdue", "the last good backup was made "+age(last)+" ago", "Make one: controld backup run.")
+	case f.now.Sub(full) > FullOverdueAfter:
+		return degraded("backup-overdue", "the last good full backup was made "+age(full)+" ago",
+			"Make one: controld backup run --type full.")
+	case cluster.LowDisk(free, total):
+		return degraded("repository-disk-low", fmt.Sprintf("%d of %d bytes are left on the repository's disk", free, total),
+			"Free space there or grow it. When it is full, WAL stays on the primary, and fills its disk.")
+	}
+	return health.Fine(component)
+}
