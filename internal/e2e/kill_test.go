@@ -117,6 +117,29 @@ func (k *kills) inFailback(x cut) {
 	k.run(k.t, x, func(t *testing.T) { k.move(t, "/failback", nil) })
 }
 
+// TestSignalledContainersRunAgain sends controld a signal that means nothing, and kills it: an
+// image without a STOPSIGNAL stays down after that.
+func TestSignalledContainersRunAgain(t *testing.T) {
+	t.Parallel()
+	c := upFailpoint(t, killSettings...)
+	for _, service := range services {
+		if c.docker("inspect", "-f", "{{.Config.StopSignal}}", c.Container(service)) == "" {
+			t.Errorf("the image of %s names no signal to stop by", service)
+		}
+	}
+	name := c.Container("controld")
+	pid := c.docker("inspect", "-f", "{{.State.Pid}}", name)
+	c.docker("kill", "-s", "WINCH", name)
+	_, _ = c.Docker(t.Context(), "exec", name, "sh", "-c", "kill -9 "+pid) // which ends this shell, too
+	c.until(settleLimit, func() error {
+		if is := c.docker("inspect", "-f", "{{.State.Running}} {{.RestartCount}}", name); is != "true 1" {
+			return fmt.Errorf("running, and how often started again: %s", is)
+		}
+		return nil
+	})
+	c.waitOK(settleLimit)
+}
+
 // leaseLimit is the time within which the pooler's init releases clients whose pause nobody keeps
 // up.
 const leaseLimit = 15 * time.Second

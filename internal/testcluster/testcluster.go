@@ -267,9 +267,12 @@ func (c *Cluster) Call(ctx context.Context, role, method, path string, body any,
 // Logs are the last lines of every container's log, for a failed test.
 func (c *Cluster) Logs(ctx context.Context) string {
 	var out strings.Builder
-	for _, service := range append(slices.Clone(Nodes), "pgbouncer", "controld") {
-		text, err := c.Docker(ctx, "logs", "--tail", "60", c.Container(service))
-		fmt.Fprintf(&out, "--- %s %v\n%s\n", service, errors.Unwrap(err), text)
+	for _, service := range append(slices.Clone(Nodes), "pgbouncer", "pgbackrest", "controld") {
+		const state = "{{.RestartCount}} restarts, {{json .State}}"
+		for _, look := range [][]string{{"inspect", "-f", state}, {"logs", "--tail", "60"}} {
+			text, err := c.Docker(ctx, append(look, c.Container(service))...)
+			fmt.Fprintf(&out, "--- %s %s %v\n%s\n", service, look[0], errors.Unwrap(err), text)
+		}
 	}
 	return out.String()
 }
