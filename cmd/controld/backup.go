@@ -126,7 +126,7 @@ func writeBackups(w io.Writer, page gen.BackupList) {
 		})
 	}
 	table(w, rows)
-	fmt.Fprintf(w, "\n%s\n", recoverable(page.Recoverable))
+	fmt.Fprintf(w, "\n%s%s\n", recoverable(page.Recoverable), archiveGap(page.Archive))
 	if page.Next != nil {
 		fmt.Fprintf(w, "There are more: controld backup list --after %s\n", *page.Next)
 	}
@@ -158,6 +158,22 @@ func recoverable(r *gen.Recoverable) string {
 		to = r.To.UTC().Format(time.RFC3339)
 	}
 	return fmt.Sprintf("Recoverable from %s to %s.", r.From.UTC().Format(time.RFC3339), to)
+}
+
+// archiveGap says what is between the backups and the present; empty: nothing.
+func archiveGap(a gen.ArchivedWAL) string {
+	switch a.State {
+	case gen.ArchivedWALStateHole:
+		last := a.Holes[len(a.Holes)-1]
+		return fmt.Sprintf("\nThe archive lacks WAL from %s to %s for good: no backup from before it is recovered to a moment after it.",
+			last.From, last.To)
+	case gen.ArchivedWALStateIncomplete:
+		return fmt.Sprintf("\nThe archive lacks %d files after %s, which controld is pushing.", a.LeftFiles, text(a.Reaches))
+	case gen.ArchivedWALStateWaiting:
+		return fmt.Sprintf("\n%d segments after %s wait to be archived.", a.WaitingSegments, text(a.Reaches))
+	case gen.ArchivedWALStateUnknown, gen.ArchivedWALStateContinuous:
+	}
+	return ""
 }
 
 func (c *cli) backupShow() *cobra.Command {

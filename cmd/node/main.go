@@ -1,8 +1,9 @@
 // Command controld-node is the first process of the containers that controld
 // manages: of a PostgreSQL server (controld-node postgres), of PgBouncer
 // (controld-node pgbouncer) and of the host of backups (controld-node pgbackrest).
-// It is also what a server's restore_command calls (controld-node restore-wal), and
-// what stands before pgBackRest under its name.
+// It is also what a server's restore_command calls (controld-node restore-wal),
+// what stands before pgBackRest under its name, and what archives a file of the log that no
+// server archives (controld-node push-wal).
 package main
 
 import (
@@ -31,6 +32,9 @@ func main() {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	if len(os.Args) == 5 && os.Args[1] == "restore-wal" {
 		os.Exit(restoreWAL(os.Args[2], os.Args[3], os.Args[4]))
+	}
+	if len(os.Args) > 2 && os.Args[1] == archive.PushProgram {
+		os.Exit(archive.Push(context.Background(), os.Args[2], os.Args[3:]))
 	}
 	if len(os.Args) != 2 {
 		fmt.Fprintln(os.Stderr, "usage: controld-node postgres|pgbouncer|pgbackrest, or controld-node restore-wal DATADIR NAME PATH")

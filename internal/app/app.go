@@ -167,11 +167,12 @@ func (a *app) run(ctx context.Context) error {
 		Idle: cfg.Backup.Priority == "idle",
 	})
 	a.onStop("pgbackrest", func() error { tool.Close(); return nil })
+	files := repository(cfg, set.Nodes)
 	all, err := parts{
 		out: out, manager: looksAfter, operations: operations, redis: cache,
 		backup: backup.Config{Stanza: cfg.Backup.Stanza, StuckAfter: cfg.Backup.StuckAfter, LookEvery: time.Minute},
 		backups: backup.Parts{
-			Cluster: looksAfter, Servers: out.Servers, Tool: tool, Files: repository(cfg, set.Nodes), Archiving: archiving,
+			Cluster: looksAfter, Servers: out.Servers, Tool: tool, Files: files, Logs: files, Archiving: archiving,
 			Operations: operations, Log: a.log,
 		},
 	}.capabilities()

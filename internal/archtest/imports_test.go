@@ -73,8 +73,8 @@ var may = map[string][]string{
 	},
 	// The capabilities beside the cluster's own operations.
 	"internal/backup": {
-		"internal/api/command", "internal/api/gen", "internal/cluster", "internal/health", "internal/operation", "internal/wait",
-		"internal/wal",
+		"internal/api/command", "internal/api/gen", "internal/cluster", "internal/health", "internal/operation", "internal/pgwal",
+		"internal/wait", "internal/wal",
 	},
 
 	"internal/upkeep": {"internal/actuator", "internal/cluster", "internal/operation"},
@@ -91,19 +91,21 @@ var may = map[string][]string{
 		"internal/node", "internal/node/archive", "internal/node/child", "internal/node/rules", "internal/rights",
 		"internal/pgcontrol", "internal/pgwal", "internal/wal",
 	},
-	"internal/node/archive": {"internal/node"},
+	"internal/node/archive": {"internal/node", "internal/pgwal", "internal/wal"},
 
 	// Commands that controld has run in a container, and that container's init.
 	"internal/job":         nil,
 	"internal/node/runner": {"internal/job", "internal/node", "internal/node/archive", "internal/node/child"},
 
 	// One outside system each; never each other.
-	"internal/docker":     {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol"},
-	"internal/postgres":   {"internal/cluster", "internal/node", "internal/rights", "internal/wal", "internal/pgcontrol"},
-	"internal/pgbouncer":  {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/render"},
-	"internal/redis":      {"internal/health", "internal/wait"},
-	"internal/pgbackrest": {"internal/backup", "internal/cluster", "internal/job", "internal/node", "internal/wait", "internal/wal"},
-	"internal/volume":     {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal", "internal/render"},
+	"internal/docker":    {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol"},
+	"internal/postgres":  {"internal/cluster", "internal/node", "internal/rights", "internal/wal", "internal/pgcontrol"},
+	"internal/pgbouncer": {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/render"},
+	"internal/redis":     {"internal/health", "internal/wait"},
+	"internal/pgbackrest": {
+		"internal/backup", "internal/cluster", "internal/job", "internal/node", "internal/node/archive", "internal/wait", "internal/wal",
+	},
+	"internal/volume": {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/pgwal", "internal/render"},
 
 	// The API and who calls it.
 	"internal/api/command": {"internal/operation"}, // a capability may import it

@@ -61,6 +61,7 @@ type Parts struct {
 	Servers    cluster.Servers
 	Tool       Tool
 	Files      Files
+	Logs       Logs
 	Archiving  *Archiving
 	Operations *operation.Manager
 	Log        *slog.Logger
@@ -71,6 +72,8 @@ type Backups struct {
 	Parts
 	cfg  Config
 	seen atomic.Pointer[Seen]
+	// continuity is what was last seen of the archive.
+	continuity atomic.Pointer[Continuity]
 
 	looking sync.Mutex // one look at a time
 }
@@ -88,10 +91,15 @@ type Seen struct {
 func New(cfg Config, parts Parts) (*Backups, error) {
 	b := &Backups{Parts: parts, cfg: cfg}
 	b.seen.Store(&Seen{Repository: Repository{State: RepositoryUnknown, Detail: "nobody has looked yet"}})
-	if err := b.Operations.Register(KindBackup, b.buildBackup); err != nil {
-		return nil, err
+	b.continuity.Store(&Continuity{})
+	for kind, build := range map[string]operation.Builder{
+		KindBackup: b.buildBackup, KindRepository: b.buildRepository, KindArchive: b.buildArchive,
+	} {
+		if err := b.Operations.Register(kind, build); err != nil {
+			return nil, err
+		}
 	}
-	return b, b.Operations.Register(KindRepository, b.buildRepository)
+	return b, nil
 }
 
 // Seen is what was last seen of the repository. It never blocks.
@@ -140,8 +148,11 @@ func (b *Backups) look(ctx context.Context) Seen {
 // soon is when the repository is looked at again while it is not as it should be.
 const soon = 3 * time.Second
 
-// Watch looks at the repository until ctx ends, and has made what is missing.
+// Watch looks at the repository and the archive until ctx ends, and has made what is missing.
 func (b *Backups) Watch(ctx context.Context) {
+	var archive sync.WaitGroup
+	defer archive.Wait()
+	archive.Go(func() { b.keepArchive(ctx) })
 	for failures := 0; ctx.Err() == nil; {
 		s := b.Look(ctx)
 		did, ok := b.next(ctx, s)
@@ -175,6 +186,10 @@ func (b *Backups) next(ctx context.Context, s Seen) (did, ok bool) {
 		rec, err = b.start(ctx, operation.Spec{Kind: KindRepository, Reason: why, Caller: daemon}, params{})
 	case s.State == RepositoryOK && owed != nil:
 		rec, err = b.startBackup(ctx, *owed, "again: the one before gave way to another operation")
+	case s.State == RepositoryOK && b.severed(s.Copies):
+		h := b.Continuity().Holes()
+		why := fmt.Sprintf("the archive lacks WAL up to %s for good: what was made before does not reach the present", h[len(h)-1].To)
+		rec, err = b.startBackup(ctx, params{Types: []Type{Full}}, why)
 	case s.State == RepositoryOK && !hasFull(s.Copies):
 		rec, err = b.startBackup(ctx, params{Types: []Type{Full}}, "there is no backup yet")
 	default:
@@ -216,6 +231,14 @@ func (b *Backups) owed() *params {
 	return &params{Types: owed.Types[len(owed.Labels):], Mode: owed.Mode, Day: owed.Day}
 }
 
+// severed reports whether there is a hole in the archive, and no full from after it.
+func (b *Backups) severed(copies []Copy) bool {
+	c := b.Continuity()
+	return len(c.Lost) > 0 && c.Unread == "" && !slices.ContainsFunc(copies, func(x Copy) bool {
+		return x.Type == Full && x.Mode == Online && c.Reaches(x)
+	})
+}
+
 var (
 	daemon    = operation.Caller{Name: string(operation.Daemon), Kind: operation.Daemon}
 	scheduler = operation.Caller{Name: string(operation.Scheduler), Kind: operation.Scheduler}
@@ -250,9 +273,14 @@ func (b *Backups) start(ctx context.Context, spec operation.Spec, p params) (ope
 	if err != nil {
 		return operation.Record{}, fmt.Errorf("encode request: %w", err)
 	}
-	work := b.repositoryWork()
-	if spec.Kind == KindBackup {
+	var work operation.Runnable
+	switch spec.Kind {
+	case KindBackup:
 		work = b.backupWork(p)
+	case KindRepository:
+		work = b.repositoryWork()
+	case KindArchive:
+		work = b.archiveWork()
 	}
 	spec.Params = encoded
 	return b.Operations.Start(ctx, spec, work)
@@ -264,6 +292,10 @@ func (b *Backups) buildBackup(_ operation.Record, encoded json.RawMessage) (oper
 		return nil, fmt.Errorf("parameters: %w", err)
 	}
 	return b.backupWork(p), nil
+}
+
+func (b *Backups) buildArchive(operation.Record, json.RawMessage) (operation.Runnable, error) {
+	return b.archiveWork(), nil
 }
 
 func (b *Backups) buildRepository(operation.Record, json.RawMessage) (operation.Runnable, error) {

@@ -84,16 +84,22 @@ func (t Type) Tipo() string {
 	return ""
 }
 
-// RecoverableFrom is the end of the oldest backup that is consistent, with all that it
-// needs; false where there is none. The copies are the oldest first.
-func RecoverableFrom(copies []Copy) (time.Time, bool) {
+// RecoverableFrom is the end of the oldest backup that is consistent, has all that it
+// needs, and from which WAL reaches the present; false where there is none. The copies are
+// the oldest first.
+func RecoverableFrom(copies []Copy, reaches func(Copy) bool) (time.Time, bool) {
 	there := map[string]bool{}
 	for _, c := range copies {
 		lacks := slices.ContainsFunc(c.Needs, func(label string) bool { return !there[label] })
-		if c.Consistent() && !lacks {
+		if c.Consistent() && !lacks && reaches(c) {
 			return c.EndedAt, true
 		}
 		there[c.Label] = true
 	}
 	return time.Time{}, false
+}
+
+// recoverableFrom is that of the repository, as of the last looks.
+func (b *Backups) recoverableFrom() (time.Time, bool) {
+	return RecoverableFrom(b.Seen().Copies, b.Continuity().Reaches)
 }

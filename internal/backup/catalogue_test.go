@@ -62,7 +62,7 @@ func TestRecoverableFrom(t *testing.T) {
 		{"page errors do not count", []Copy{broken}, time.Time{}},
 		{"what it needs is gone", []Copy{copied("B", Incremental, time.Hour, "A"), copied("C", Full, 2*time.Hour)}, minute(121)},
 	} {
-		got, ok := RecoverableFrom(tt.copies)
+		got, ok := RecoverableFrom(tt.copies, Continuity{}.Reaches)
 		if !got.Equal(tt.want) || ok == tt.want.IsZero() {
 			t.Errorf("%s: %s, %v", tt.name, got, ok)
 		}

@@ -94,7 +94,9 @@ func (c commands) list(w http.ResponseWriter, r *http.Request) {
 	if text := query.Get("limit"); text != "" {
 		limit, _ = strconv.Atoi(text) // the contract has checked it
 	}
-	answer := gen.BackupList{Backups: []gen.Backup{}, Repository: c.repository(seen), Recoverable: c.recoverable(seen)}
+	answer := gen.BackupList{
+		Backups: []gen.Backup{}, Repository: c.repository(seen), Archive: archive(c.b.Continuity()), Recoverable: c.recoverable(seen),
+	}
 	skip := query.Get("after") != ""
 	for _, record := range records {
 		if skip {
@@ -166,14 +168,30 @@ func (c commands) repository(s Seen) gen.Repository {
 	return g
 }
 
+func archive(x Continuity) gen.ArchivedWAL {
+	g := gen.ArchivedWAL{
+		State: gen.ArchivedWALState(x.State()), Detail: gen.Optional(x.Unread), WaitingSegments: x.Waiting, LeftFiles: len(x.Left),
+		Holes: []gen.Hole{}, ObservedAt: gen.Optional(x.At),
+	}
+	if x.SegmentBytes > 0 {
+		reaches, timeline := x.Next.Number.Start(x.SegmentBytes).String(), int64(x.Next.Timeline)
+		g.Reaches, g.Timeline = &reaches, &timeline
+	}
+	for _, h := range x.Holes() {
+		g.Holes = append(g.Holes, gen.Hole{Timeline: int64(h.Timeline), From: h.From.String(), To: h.To.String()})
+	}
+	return g
+}
+
 // recoverable is from when to when the database can be recovered; nil: it cannot.
 func (c commands) recoverable(s Seen) *gen.Recoverable {
-	from, ok := RecoverableFrom(s.Copies)
+	from, ok := RecoverableFrom(s.Copies, c.b.Continuity().Reaches)
 	if !ok {
 		return nil
 	}
 	g := gen.Recoverable{From: from}
-	if leader, problem := cluster.Leader(c.b.Cluster.View()); problem == nil {
+	// What comes after WAL that is still to be pushed is archived, and cannot be reached yet.
+	if leader, problem := cluster.Leader(c.b.Cluster.View()); problem == nil && len(c.b.Continuity().Left) == 0 {
 		g.To = gen.Optional(leader.Server.ArchiveLastAt)
 	}
 	return &g

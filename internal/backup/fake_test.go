@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +16,8 @@ import (
 	"controld/internal/cluster"
 	"controld/internal/node"
 	"controld/internal/operation"
+	"controld/internal/pgwal"
+	"controld/internal/wal"
 )
 
 // A world is what backups are made of, made believe. It outlives controld: what the tool
@@ -36,6 +40,22 @@ type world struct {
 	copyTime time.Duration // what a backup takes
 	stuck    bool          // a backup makes no progress
 	fail     *Failure      // what the next backups end with
+
+	wal logs
+}
+
+// logs are the WAL of the world: what the nodes and the archive have of it.
+type logs struct {
+	timeline wal.Timeline
+	way      []pgwal.Branch
+	flushed  wal.LSN
+	archived map[string]bool            // names in the archive
+	volumes  map[string]map[string]bool // by node: the whole files that lie there
+	waiting  map[string]bool            // on the list of the leader's archiver
+	unread   bool                       // a volume cannot be looked at
+	slots    map[string]wal.LSN         // by node: from where on it keeps WAL
+	pushes   int                        // that were tried
+	refused  *Failure                   // what pushes end with
 }
 
 type job struct {
@@ -51,6 +71,11 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	return &world{
 		t: t, primary: "one", dead: map[string]bool{}, command: NotArchived, running: map[string]*job{}, copyTime: 10 * time.Second,
+		wal: logs{
+			timeline: 1, way: []pgwal.Branch{{Timeline: 1, End: ^wal.LSN(0)}}, flushed: at(2, 100),
+			archived: map[string]bool{}, volumes: map[string]map[string]bool{"one": {}, "two": {}}, waiting: map[string]bool{},
+			slots: map[string]wal.LSN{},
+		},
 	}
 }
 
@@ -79,7 +104,7 @@ func (w *world) controld(dir string) (b *Backups, operations *operation.Manager,
 		}
 	}
 	b, err = New(Config{Stanza: "main", StuckAfter: 10 * time.Minute, LookEvery: time.Minute}, Parts{
-		Cluster: w, Servers: w, Tool: w, Files: w, Archiving: archiving, Operations: operations, Log: log,
+		Cluster: w, Servers: w, Tool: w, Files: w, Logs: w, Archiving: archiving, Operations: operations, Log: log,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -130,7 +155,16 @@ func (w *world) View() cluster.View {
 		s := cluster.NodeState{Node: n, SeenAt: v.At, Container: cluster.Container{Exists: true, Running: true},
 			Init: node.Status{Archives: !w.old}}
 		if !w.dead[n.Name] {
-			s.Server = &cluster.Server{InRecovery: n.Name != w.primary, Settings: map[string]string{cluster.ArchiveSetting: w.command}}
+			s.Server = &cluster.Server{
+				InRecovery: n.Name != w.primary, Settings: map[string]string{cluster.ArchiveSetting: w.command},
+				Timeline: w.wal.timeline, Flushed: w.wal.flushed, SegmentBytes: testSegment,
+			}
+			if n.Name != w.primary {
+				s.Server.Flushed, s.Server.Replayed = 0, w.wal.flushed
+			}
+			if keep, has := w.wal.slots[n.Name]; has {
+				s.Server.Slots = []cluster.Slot{{Name: HoldSlot, Restart: keep, WALStatus: "reserved"}}
+			}
 		}
 		v.Nodes = append(v.Nodes, s)
 	}
@@ -142,7 +176,29 @@ func (w *world) Knock(context.Context, cluster.Node) error { return nil }
 // session says one thing; all else of the interface is not asked for here.
 type session struct {
 	cluster.Session
+	w       *world
+	node    string
 	standby bool
+}
+
+func (s session) CreateSlot(_ context.Context, name string) error {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if name != HoldSlot {
+		s.w.t.Errorf("slot %s", name)
+	}
+	s.w.wal.slots[s.node] = at(1, 0)
+	return nil
+}
+
+func (s session) AdvanceSlot(_ context.Context, _ string, to wal.LSN) error {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if to < s.w.wal.slots[s.node] {
+		return errors.New("cannot advance replication slot backwards")
+	}
+	s.w.wal.slots[s.node] = to
+	return nil
 }
 
 func (s session) Position(context.Context) (cluster.Position, error) {
@@ -156,7 +212,7 @@ func (w *world) Connect(_ context.Context, n cluster.Node) (cluster.Session, err
 	if w.dead[n.Name] {
 		return nil, cluster.ErrRefused
 	}
-	return session{standby: n.Name != w.primary}, nil
+	return session{w: w, node: n.Name, standby: n.Name != w.primary}, nil
 }
 
 func (w *world) Configure(systemID uint64) error {
@@ -275,6 +331,13 @@ func (w *world) finish(id string) {
 		Label: fmt.Sprintf("L%d", len(w.copies)+1), Type: j.order.Type, Mode: j.order.Mode, StartedAt: j.began, EndedAt: time.Now(),
 		Annotations: maps.Clone(j.order.Annotations), SystemID: system, Bytes: 1000,
 	}
+	if c.Mode == Online { // it waits for its own WAL, and begins the next segment
+		first := Segment{w.wal.timeline, w.wal.flushed.Segment(testSegment)}
+		c.Timeline, c.WALStart, c.WALStop = first.Timeline, first.Name(testSegment), first.Name(testSegment)
+		c.LSNStart, c.LSNStop = w.wal.flushed, w.wal.flushed+1000
+		w.wal.archived[c.WALStart] = true
+		w.wal.flushed = (first.Number + 1).Start(testSegment) + 40
+	}
 	w.copies = append(w.copies, c)
 	close(j.ended)
 }
@@ -306,6 +369,101 @@ func (w *world) End(_ context.Context, id string) error {
 	}
 	delete(w.running, id)
 	return nil
+}
+
+func (w *world) Archived(systemID uint64, since string) ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var names []string
+	for name, is := range w.wal.archived {
+		if is && (name >= since || strings.HasSuffix(name, ".history")) {
+			if strings.HasSuffix(name, ".history") {
+				names = append(names, name)
+				continue
+			}
+			names = append(names, name+"-0123456789abcdef0123456789abcdef01234567.zst")
+		}
+	}
+	if w.away || systemID != system {
+		return nil, errAway
+	}
+	return names, nil
+}
+
+func (w *world) Way(cluster.Node, wal.Timeline, int64) ([]pgwal.Branch, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.wal.way, nil
+}
+
+func (w *world) Whole(_ cluster.Node, file string, _ int64) (path string, waits bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.wal.waiting[file] {
+		return "", true, nil
+	}
+	for _, n := range w.Nodes() {
+		if w.wal.volumes[n.Name][file] {
+			return "/pg/" + n.Name + "/" + file, false, nil
+		}
+	}
+	if w.wal.unread {
+		return "", false, errors.New("input/output error")
+	}
+	return "", false, nil
+}
+
+// Push behaves: what is not there cannot be pushed.
+func (w *world) Push(_ context.Context, _ cluster.Node, path string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wal.pushes++
+	file := filepath.Base(path)
+	switch {
+	case w.away:
+		return errAway
+	case w.wal.refused != nil:
+		return w.wal.refused
+	case !w.wal.volumes[filepath.Base(filepath.Dir(path))][file]:
+		return &Failure{Kind: FailureMissing, Code: 55, Said: "unable to open missing file"}
+	}
+	w.wal.archived[file] = true
+	return nil
+}
+
+// failover makes the other node lead on a new timeline. What the old primary wrote and did
+// not archive it leaves behind, on the volumes of those that have it.
+func (w *world) failover(unarchived int, volumes ...string) (files []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := w.wal.flushed.Segment(testSegment)
+	for n := range unarchived {
+		s := Segment{w.wal.timeline, first + wal.SegmentNumber(n)}
+		files = append(files, s.Name(testSegment))
+		for _, name := range volumes {
+			w.wal.volumes[name][s.Name(testSegment)] = true
+		}
+	}
+	fork := (first + wal.SegmentNumber(unarchived)).Start(testSegment) + 300
+	w.wal.way[len(w.wal.way)-1].End = fork
+	w.wal.timeline++
+	w.wal.way = append(w.wal.way, pgwal.Branch{Timeline: w.wal.timeline, End: ^wal.LSN(0)})
+	w.wal.archived[w.wal.timeline.HistoryName()] = true
+	w.wal.flushed = fork + 500
+	w.primary = map[string]string{"one": "two", "two": "one"}[w.primary]
+	return files
+}
+
+// lacks are those of the files that the archive does not have.
+func (w *world) lacks(files []string) (out []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range files {
+		if !w.wal.archived[f] {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // restart is what becomes of the jobs when the tool's container is started again.

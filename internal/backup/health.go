@@ -19,7 +19,7 @@ const (
 
 // Components judges what was last seen. It never blocks.
 func (b *Backups) Components(now time.Time) []health.Component {
-	f := findings{seen: b.Seen(), now: now, on: b.archives()}
+	f := findings{seen: b.Seen(), archive: b.Continuity(), now: now, on: b.archives(), severed: b.severed(b.Seen().Copies)}
 	for _, s := range b.Cluster.View().Nodes {
 		if s.Container.Exists && !s.Init.Archives {
 			f.unable = append(f.unable, s.Node.Container)
@@ -30,10 +30,12 @@ func (b *Backups) Components(now time.Time) []health.Component {
 
 // findings are what is judged.
 type findings struct {
-	seen   Seen
-	unable []string // containers that cannot archive
-	on     bool     // WAL is archived
-	now    time.Time
+	seen    Seen
+	archive Continuity
+	unable  []string // containers that cannot archive
+	on      bool     // WAL is archived
+	severed bool     // a hole is in the archive, and no full from after it
+	now     time.Time
 }
 
 func (f findings) assess() health.Component {
@@ -77,6 +79,11 @@ func (f findings) assessCopies(degraded func(reason, detail, do string) health.C
 	switch {
 	case full.IsZero():
 		return degraded("no-backup", "there is no consistent full backup", "Make one: controld backup run --type full.")
+	case f.severed:
+		h := f.archive.Holes()
+		return degraded("archive-hole", fmt.Sprintf("the archive lacks WAL of timeline %d from %s to %s, and no node has it: "+
+			"no backup from before it is recovered to a moment after it", h[len(h)-1].Timeline, h[len(h)-1].From, h[len(h)-1].To),
+			"controld makes a full backup by itself. If that fails: controld operations list --kind backup says why.")
 	case f.now.Sub(last) > OverdueAfter:
 		return degraded("backup-overdue", "the last good backup was made "+age(last)+" ago", "Make one: controld backup run.")
 	case f.now.Sub(full) > FullOverdueAfter:

@@ -130,6 +130,9 @@ type Tool interface {
 	// Await waits for the end of a backup, or for ctx, and forgets it. ErrNotRunning: none
 	// such runs, nor has ended and was not forgotten.
 	Await(ctx context.Context, id string) error
+	// Push puts a whole file of the log of the cluster that n is of into the archive. One
+	// that is there already is no error, unless another has its name.
+	Push(ctx context.Context, n cluster.Node, path string) error
 	// End kills a backup with every process of it. One that does not run is no error.
 	End(ctx context.Context, id string) error
 }

@@ -132,6 +132,9 @@ type Session interface {
 	// there already is no error. DropSlot of a missing one is none either.
 	CreateSlot(ctx context.Context, name string) error
 	DropSlot(ctx context.Context, name string) error
+	// AdvanceSlot lets go of the WAL before to that a physical slot keeps. Of what the
+	// server has not replayed it lets go nothing; one that is further already stays.
+	AdvanceSlot(ctx context.Context, name string, to wal.LSN) error
 	// Senders says who streams from it.
 	Senders(ctx context.Context) ([]Sender, error)
 	// Copies says how far the base backups are that it is sending.

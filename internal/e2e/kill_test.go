@@ -642,7 +642,11 @@ func (c *cluster) caughtUp(t *testing.T, primary, standby string) {
 
 // query asks a node itself for one row.
 func (c *cluster) query(ctx context.Context, node, sql string, into ...any) error {
-	conn, err := pgx.Connect(ctx, c.NodeDSN(node, "controld", "imdb"))
+	return queryAt(ctx, c.NodeDSN(node, "controld", "imdb"), sql, into...)
+}
+
+func queryAt(ctx context.Context, dsn, sql string, into ...any) error {
+	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}

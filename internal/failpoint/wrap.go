@@ -9,6 +9,7 @@ import (
 	"controld/internal/cluster"
 	"controld/internal/node"
 	"controld/internal/pgcontrol"
+	"controld/internal/wal"
 )
 
 // A Hook stands around one call: it may do it, not do it, do it and say that it
@@ -127,6 +128,10 @@ func (s session) Reload(ctx context.Context, want map[string]string) error {
 
 func (s session) CreateSlot(ctx context.Context, name string) error {
 	return s.hook("Session.CreateSlot", func() error { return s.Session.CreateSlot(ctx, name) })
+}
+
+func (s session) AdvanceSlot(ctx context.Context, name string, to wal.LSN) error {
+	return s.hook("Session.AdvanceSlot", func() error { return s.Session.AdvanceSlot(ctx, name, to) })
 }
 
 func (s session) DropSlot(ctx context.Context, name string) error {

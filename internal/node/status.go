@@ -96,6 +96,7 @@ const (
 	DataDir        = "data"        // PGDATA
 	NewDataDir     = "data.new"    // a base backup that is being made
 	OldDataDir     = "data.old"    // what one has replaced, until it is removed
+	AsideDir       = "aside"       // WAL that the archive lacks, saved from a PGDATA that was overwritten
 	SocketDir      = "run"         // unix sockets
 	LockFile       = "lock"        // flock; never replaced
 	StatusFile     = "status.json" // Status

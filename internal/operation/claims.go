@@ -16,6 +16,8 @@ const (
 	Commit  Resource = "commit"  // what commits wait for
 	// Repository: that of the backups.
 	Repository Resource = "repository"
+	// Archive: WAL that is put into the archive by another than the server that leads.
+	Archive Resource = "archive"
 )
 
 // A CallerKind is what sort of caller asks for an operation.

@@ -38,6 +38,10 @@ var Claims = Table{
 		Kind: "backup", Exclusive: []Resource{Repository}, Shared: []Resource{Primary}, Restartable: true, Loose: true, Yields: moves,
 		CancelCosts: "the backup is made again after it; of what it has copied only a full keeps anything",
 	},
+	{
+		Kind: "archive", Exclusive: []Resource{Archive}, Restartable: true,
+		CancelCosts: "what the archive lacks is pushed when controld looks again",
+	},
 	{Kind: KindCleanup, Modes: []string{"backup"}, Exclusive: []Resource{Repository}},
 }
 

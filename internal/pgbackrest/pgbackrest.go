@@ -20,6 +20,7 @@ import (
 	"controld/internal/cluster"
 	"controld/internal/job"
 	"controld/internal/node"
+	"controld/internal/node/archive"
 	"controld/internal/wait"
 )
 
@@ -90,6 +91,13 @@ func (t *Tool) Begin(ctx context.Context, id string, o backup.Order) error {
 	return err
 }
 
+// Push implements backup.Tool.
+func (t *Tool) Push(ctx context.Context, n cluster.Node, path string) error {
+	args := []string{archive.PushProgram, path, "--stanza=" + t.cfg.Stanza, "--pg1-path=" + n.DataDir()}
+	_, err := t.do(ctx, "archive-push", archive.PushLimit+endTime, args)
+	return err
+}
+
 // Await implements backup.Tool.
 func (t *Tool) Await(ctx context.Context, id string) error {
 	var s job.Status
@@ -123,11 +131,16 @@ const awayLimit = 2 * time.Minute
 // End implements backup.Tool.
 func (t *Tool) End(ctx context.Context, id string) error { return t.jobs.End(ctx, id) }
 
-// run has a short command run to its end.
+// run has a short command of pgBackRest run to its end.
 func (t *Tool) run(ctx context.Context, name string, limit time.Duration, args ...string) (job.Status, error) {
+	return t.do(ctx, name, limit, t.command(args))
+}
+
+// do has a short program run to its end.
+func (t *Tool) do(ctx context.Context, name string, limit time.Duration, args []string) (job.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit+endTime)
 	defer cancel()
-	s, err := t.jobs.Run(ctx, name+"-"+uuid.NewString(), job.Spec{Args: t.command(args), Limit: limit})
+	s, err := t.jobs.Run(ctx, name+"-"+uuid.NewString(), job.Spec{Args: args, Limit: limit})
 	if err == nil {
 		err = failure(s)
 	}

@@ -22,6 +22,31 @@ import (
 // DirName is the folder of the log in a data directory.
 const DirName = "pg_wal"
 
+// statusDir is the folder of pg_wal in which PostgreSQL notes what is to be archived (.ready)
+// and what is archived, or need not be (.done): a file of the log that is whole has one of them.
+const statusDir = "archive_status"
+
+// ReadyFile is there while the file waits to be archived by the server of dataDir.
+func ReadyFile(dataDir, file string) string {
+	return filepath.Join(dataDir, DirName, statusDir, file+".ready")
+}
+
+// DoneFile is there when the file is archived, or need not be.
+func DoneFile(dataDir, file string) string {
+	return filepath.Join(dataDir, DirName, statusDir, file+".done")
+}
+
+// Ended reports whether the server of dataDir has noted that the file is whole.
+func Ended(dataDir, file string) (bool, error) {
+	for _, path := range []string{ReadyFile(dataDir, file), DoneFile(dataDir, file)} {
+		_, err := os.Lstat(path)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // A Dir is a pg_wal with segments of one size.
 type Dir struct {
 	Path         string

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"controld/internal/cluster"
+	"controld/internal/wal"
 )
 
 // pollInterval is between two looks at something that takes milliseconds.
@@ -145,6 +146,14 @@ func (s *session) CreateSlot(ctx context.Context, name string) error {
 		return nil
 	}
 	return s.failed(doing, err)
+}
+
+// AdvanceSlot moves a slot that stands before to. PostgreSQL goes no further than what a
+// standby has replayed, and refuses to go back.
+func (s *session) AdvanceSlot(ctx context.Context, name string, to wal.LSN) error {
+	_, err := s.value(ctx, "SELECT pg_replication_slot_advance(slot_name, $2::pg_lsn) FROM pg_replication_slots "+
+		"WHERE slot_name = $1 AND restart_lsn < $2::pg_lsn", name, to.String())
+	return s.failed("advance slot "+name, err)
 }
 
 // DropSlot waits, within ctx, for a walsender that still holds the slot of a

@@ -59,6 +59,16 @@ type Timeline uint32
 // HistoryName is the name of the file that says where t branched off.
 func (t Timeline) HistoryName() string { return fmt.Sprintf("%08X.history", uint32(t)) }
 
+// ParseHistoryName is the inverse of HistoryName. ok is false for every other name.
+func ParseHistoryName(name string) (t Timeline, ok bool) {
+	digits, isHistory := strings.CutSuffix(name, ".history")
+	if !isHistory || len(digits) != 8 || strings.ToUpper(digits) != digits {
+		return 0, false
+	}
+	v, err := strconv.ParseUint(digits, 16, 32)
+	return Timeline(v), err == nil && v > 0
+}
+
 // A SegmentNumber counts the files of the log from its beginning.
 type SegmentNumber uint64
 

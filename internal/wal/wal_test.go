@@ -80,6 +80,22 @@ func TestSegmentNames(t *testing.T) {
 	}
 }
 
+func TestHistoryNames(t *testing.T) {
+	for name, want := range map[string]Timeline{
+		"00000002.history": 2, "0000000A.history": 10, "FFFFFFFF.history": 0xFFFFFFFF,
+		"00000000.history": 0, "0000000a.history": 0, "2.history": 0, "000000020.history": 0, "+0000002.history": 0,
+		"00000002.history.ready": 0, "00000002": 0, "": 0,
+	} {
+		got, ok := ParseHistoryName(name)
+		if got != want && ok || ok != (want > 0) {
+			t.Errorf("ParseHistoryName(%q) = %d, %v; want %d", name, got, ok, want)
+		}
+		if ok && got.HistoryName() != name {
+			t.Errorf("%q is %d, whose file is %s", name, got, got.HistoryName())
+		}
+	}
+}
+
 func FuzzParseLSN(f *testing.F) {
 	f.Add("16/B374D848")
 	f.Fuzz(func(t *testing.T, s string) {

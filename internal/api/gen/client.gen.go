@@ -19,6 +19,33 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for ArchivedWALState.
+const (
+	ArchivedWALStateContinuous ArchivedWALState = "continuous"
+	ArchivedWALStateHole       ArchivedWALState = "hole"
+	ArchivedWALStateIncomplete ArchivedWALState = "incomplete"
+	ArchivedWALStateUnknown    ArchivedWALState = "unknown"
+	ArchivedWALStateWaiting    ArchivedWALState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the ArchivedWALState enum.
+func (e ArchivedWALState) Valid() bool {
+	switch e {
+	case ArchivedWALStateContinuous:
+		return true
+	case ArchivedWALStateHole:
+		return true
+	case ArchivedWALStateIncomplete:
+		return true
+	case ArchivedWALStateUnknown:
+		return true
+	case ArchivedWALStateWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for BackupTipoBackup.
 const (
 	Completo    BackupTipoBackup = "completo"
@@ -309,6 +336,59 @@ type Archive struct {
 	Ready int `json:"ready"`
 }
 
+// ArchivedWAL defines model for ArchivedWAL.
+type ArchivedWAL struct {
+	// Detail What is not known, and why.
+	//
+	// Example: node postgres_slave: input/output error
+	Detail *string `json:"detail,omitempty"`
+
+	// Holes What is lost, the oldest first.
+	Holes []Hole `json:"holes"`
+
+	// LeftFiles How many files controld has still to push.
+	//
+	// Example: 0
+	LeftFiles int `json:"left_files"`
+
+	// ObservedAt When it was looked at.
+	//
+	// Example: 2026-03-01T12:00:00.000Z
+	ObservedAt *time.Time `json:"observed_at,omitempty"`
+
+	// Reaches The position up to which it has everything that there still is.
+	//
+	// Example: 0/7400000
+	Reaches *string `json:"reaches,omitempty"`
+
+	// State Whether it has all WAL from the oldest backup to the server that leads. continuous: yes, but for the segment that is
+	// being written; waiting: more segments are on the list of the server's archiver; incomplete: it lacks files that no server
+	// will archive and that controld pushes; hole: WAL is lost for good, so that no backup from before the hole is
+	// recovered to a moment after it; unknown: nobody could look.
+	//
+	//
+	// Example: continuous
+	State ArchivedWALState `json:"state"`
+
+	// Timeline The timeline of that position.
+	//
+	// Example: 2
+	Timeline *int64 `json:"timeline,omitempty"`
+
+	// WaitingSegments How many segments are on the list of the server's archiver.
+	//
+	// Example: 0
+	WaitingSegments int `json:"waiting_segments"`
+}
+
+// ArchivedWALState Whether it has all WAL from the oldest backup to the server that leads. continuous: yes, but for the segment that is
+// being written; waiting: more segments are on the list of the server's archiver; incomplete: it lacks files that no server
+// will archive and that controld pushes; hole: WAL is lost for good, so that no backup from before the hole is
+// recovered to a moment after it; unknown: nobody could look.
+//
+// Example: continuous
+type ArchivedWALState string
+
 // Backup defines model for Backup.
 type Backup struct {
 	// Consistent Whether it restores to a state that the database was in.
@@ -474,6 +554,8 @@ type BackupTipoBackup string
 
 // BackupList defines model for BackupList.
 type BackupList struct {
+	Archive ArchivedWAL `json:"archive"`
+
 	// Backups Newest first.
 	Backups []Backup `json:"backups"`
 
@@ -837,6 +919,24 @@ type Health struct {
 // Example: ok
 type HealthStatus string
 
+// Hole defines model for Hole.
+type Hole struct {
+	// From The first position that is lost.
+	//
+	// Example: 0/2400000
+	From string `json:"from"`
+
+	// Timeline The timeline whose WAL is lost.
+	//
+	// Example: 1
+	Timeline int64 `json:"timeline"`
+
+	// To The first position that the archive has again.
+	//
+	// Example: 0/2800000
+	To string `json:"to"`
+}
+
 // Index defines model for Index.
 type Index struct {
 	// Commands Every command.
@@ -1042,7 +1142,7 @@ type Operation struct {
 
 	// Kind What it is. Asked for: failover, failback, start, rejoin. What controld does by itself: bootstrap (the first start,
 	// or the recorded primary's after a stop of everything), rejoin, align (the pooler's entries led where the nodes are),
-	// protect (what commits wait for, with replication.mode sync), cleanup (what a cancelled operation has left). unreadable: its
+	// protect (what commits wait for, with replication.mode sync), archive (what was left of the WAL is pushed), cleanup (what a cancelled operation has left). unreadable: its
 	// record cannot be read any more.
 	//
 	//

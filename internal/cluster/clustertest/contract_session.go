@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"controld/internal/cluster"
+	"controld/internal/wal"
 )
 
 // A SessionEnv is what the contract of cluster.Servers is tried on: two nodes,
@@ -172,6 +173,21 @@ func sessionSlots(t *testing.T, env SessionEnv) {
 		i := slices.IndexFunc(v.Slots, func(slot cluster.Slot) bool { return slot.Name == name })
 		if i < 0 || v.Slots[i].Active || v.Slots[i].Restart == 0 || v.Slots[i].Logical {
 			t.Errorf("slots of %s: %+v, want %s there, idle, and keeping WAL", n.Name, v.Slots, name)
+		}
+		end := max(v.Flushed, v.Replayed)
+		for _, to := range []wal.LSN{end, 1} { // it does not go back
+			if err := s.AdvanceSlot(t.Context(), name, to); err != nil {
+				t.Fatalf("advance slot on %s: %v", n.Name, err)
+			}
+			if v, err = s.Observe(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if i := slices.IndexFunc(v.Slots, func(x cluster.Slot) bool { return x.Name == name }); i < 0 || v.Slots[i].Restart < end {
+				t.Errorf("slots of %s after an advance to %s: %+v, want %s to keep what comes after %s", n.Name, to, v.Slots, name, end)
+			}
+		}
+		if err := s.AdvanceSlot(t.Context(), "missing", end); err != nil {
+			t.Errorf("advance a slot that is not there: %v", err)
 		}
 		for range 2 {
 			if err := s.DropSlot(t.Context(), name); err != nil {

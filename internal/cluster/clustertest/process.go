@@ -520,6 +520,11 @@ func (c *connection) CreateSlot(ctx context.Context, name string) error {
 	return c.do(ctx, "Session.CreateSlot", func() error { c.h.data.slots[name] = true; return nil })
 }
 
+// AdvanceSlot finds every slot at the end already: they keep nothing here.
+func (c *connection) AdvanceSlot(ctx context.Context, _ string, _ wal.LSN) error {
+	return c.do(ctx, "Session.AdvanceSlot", func() error { return nil })
+}
+
 func (c *connection) DropSlot(ctx context.Context, name string) error {
 	return c.p.do(ctx, "Session.DropSlot "+c.h.node.Name, func() error {
 		w := c.p.w

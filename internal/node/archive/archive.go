@@ -15,7 +15,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +41,18 @@ const RepositoryDir = "/var/lib/pgbackrest"
 func There() bool {
 	_, err := os.Stat(Program)
 	return err == nil && node.Mounted(RepositoryDir)
+}
+
+// Has reports whether the archive of the cluster systemID is known to have a segment. The
+// names there carry the checksum of what is in a file, and how it is compressed.
+func Has(systemID uint64, segment string) bool {
+	const folder = 16 // digits of the name: that of the folder it is in
+	if len(segment) <= folder {
+		return false
+	}
+	stanzas := filepath.Join(RepositoryDir, strconv.FormatUint(systemID, 10), "archive", "*", "*")
+	found, err := filepath.Glob(filepath.Join(stanzas, segment[:folder], segment+"-*"))
+	return err == nil && len(found) > 0
 }
 
 // Bounds of the commands that PostgreSQL calls. A repository that hangs delays no stop, no

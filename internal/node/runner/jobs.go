@@ -202,13 +202,13 @@ func (j *jobs) makeRoom() (running int) {
 
 // command is what is executed for a job.
 func (j *jobs) command(spec job.Spec) ([]string, error) {
-	if len(spec.Args) == 0 || j.cfg.Programs[spec.Args[0]] == "" {
+	if len(spec.Args) == 0 || len(j.cfg.Programs[spec.Args[0]]) == 0 {
 		return nil, fmt.Errorf("%q is no program that is run here", spec.Args)
 	}
 	if spec.Limit <= 0 || spec.Limit > job.LongestLimit {
 		return nil, fmt.Errorf("limit %s: more than 0 and at most %s are allowed", spec.Limit, job.LongestLimit)
 	}
-	command := append([]string{j.cfg.Programs[spec.Args[0]]}, spec.Args[1:]...)
+	command := slices.Concat(j.cfg.Programs[spec.Args[0]], spec.Args[1:])
 	if spec.Idle {
 		command = append([]string{"/usr/bin/ionice", "-c", "3", "/usr/bin/chrt", "--idle", "0"}, command...)
 	}

@@ -20,8 +20,8 @@ import (
 
 // Config says what the init prepares and where it listens.
 type Config struct {
-	Socket   string            // the unix socket; its folder is a volume that controld mounts
-	Programs map[string]string // path of each program that may be run, by the name that is asked for
+	Socket   string              // the unix socket; its folder is a volume that controld mounts
+	Programs map[string][]string // the programs that may be run, and their first arguments, by the name that is asked for
 	// Owned are folders that shall belong to the jobs' user.
 	Owned    []string
 	UID, GID int

@@ -32,7 +32,7 @@ func startAt(t *testing.T, socket string) (*job.Client, func()) {
 	t.Helper()
 	reaper := child.NewReaper()
 	init := runner.New(runner.Config{
-		Socket: socket, Programs: map[string]string{"sh": "/bin/sh"}, UID: os.Geteuid(), GID: os.Getegid(), KeptBytes: keptBytes,
+		Socket: socket, Programs: map[string][]string{"sh": {"/bin/sh"}}, UID: os.Geteuid(), GID: os.Getegid(), KeptBytes: keptBytes,
 		Owned: []string{filepath.Join(filepath.Dir(socket), "made", "by", "the", "init")},
 	}, reaper, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())

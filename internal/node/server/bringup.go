@@ -38,6 +38,9 @@ func (n *Init) bringUp(ctx context.Context, o node.Order) (*child.Process, error
 	if err := n.stillOrdered(ctx, o); err != nil {
 		return nil, err
 	}
+	if err := n.setAside(o); err != nil {
+		return nil, err
+	}
 	if rules.ActionWanted(o, n.status.get()) {
 		if err := n.carryOut(ctx, o, lock); err != nil {
 			return nil, err

@@ -229,30 +229,39 @@ func (s *salvager) differs(path string) (bool, error) {
 	return true, nil
 }
 
-// copyFile puts a copy of path into pg_wal, whole or not at all. The kernel
-// copies (copy_file_range, which shares the blocks where the file system can).
 func (s *salvager) copyFile(path string) error {
-	src, err := os.Open(path)
+	copied, err := copyFile(path, s.to, salvageTempPrefix, s.uid, s.gid)
 	if err != nil {
 		return err
-	}
-	defer src.Close()
-	temp := filepath.Join(s.to, salvageTempPrefix+filepath.Base(path))
-	dst, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	copied, err := io.Copy(dst, src)
-	if err == nil {
-		err = errors.Join(dst.Chown(s.uid, s.gid), dst.Sync())
-	}
-	if err = errors.Join(err, dst.Close()); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	if err := os.Rename(temp, filepath.Join(s.to, filepath.Base(path))); err != nil {
-		return errors.Join(err, os.Remove(temp))
 	}
 	s.files.Add(1)
 	s.bytes.Add(copied)
 	return nil
+}
+
+// copyFile puts a copy of path into the folder dir, whole or not at all. Its name is durable
+// when the folder is. The kernel copies (copy_file_range, which shares the blocks where the
+// file system can).
+func copyFile(path, dir, tempPrefix string, uid, gid int) (bytes int64, err error) {
+	src, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer src.Close()
+	temp := filepath.Join(dir, tempPrefix+filepath.Base(path))
+	dst, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	copied, err := io.Copy(dst, src)
+	if err == nil {
+		err = errors.Join(dst.Chown(uid, gid), dst.Sync())
+	}
+	if err = errors.Join(err, dst.Close()); err != nil {
+		return 0, errors.Join(err, os.Remove(temp))
+	}
+	if err := os.Rename(temp, filepath.Join(dir, filepath.Base(path))); err != nil {
+		return 0, errors.Join(err, os.Remove(temp))
+	}
+	return copied, nil
 }

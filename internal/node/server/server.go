@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -47,6 +48,8 @@ type Config struct {
 	Compare func(ctx context.Context, own, leader string) (pgwal.Comparison, error)
 	// Archives reports whether WAL can be archived from here.
 	Archives func() bool
+	// Archived reports whether the archive of the cluster systemID is known to have a segment.
+	Archived func(systemID uint64, segment string) bool
 	// Space is what is left on a folder's file system, and its size.
 	Space func(dir string) (freeBytes, totalBytes int64, err error)
 }
@@ -74,6 +77,7 @@ func DefaultConfig(nodeDir string) Config {
 			return pgwal.Compare(ctx, own, leader, 0)
 		},
 		Archives: archive.There,
+		Archived: archive.Has,
 		Space:    node.Space,
 	}
 }
@@ -98,6 +102,8 @@ type Init struct {
 	shutSeen time.Time      // since when it is wanted again and shut down in pg_control
 	quit     bool           // SIGQUIT was sent
 	recheck  <-chan time.Time
+
+	asideBusy sync.Mutex // held while WAL is set aside or tidied
 
 	job    *job // one at a time
 	ending bool // a signal from outside: stop the server, then return
@@ -139,6 +145,8 @@ func (n *Init) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(n.cfg.Poll)
 	defer tick.Stop()
+	tidying, tidied := time.NewTicker(tidyEvery), make(chan struct{}, 1)
+	defer tidying.Stop()
 
 	n.consider()
 	for stop := ctx.Done(); ; {
@@ -156,6 +164,10 @@ func (n *Init) Run(ctx context.Context) error {
 			n.consider()
 			n.act() // what could not be noted before is tried again
 			n.refreshRole()
+		case <-tidying.C:
+			if n.settled == n.order.Epoch && n.server != nil { // nothing is being overwritten
+				n.tidy(tidied)
+			}
 		case <-n.serverDone():
 			n.serverEnded()
 		case r := <-n.jobDone():
@@ -171,6 +183,24 @@ func (n *Init) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// tidyEvery is how often is looked whether WAL that was set aside is still needed.
+const tidyEvery = time.Minute
+
+// tidy removes, beside the loop and one at a time, what was set aside and is not needed.
+func (n *Init) tidy(busy chan struct{}) {
+	select {
+	case busy <- struct{}{}:
+	default:
+		return
+	}
+	go func() {
+		defer func() { <-busy }()
+		if err := n.tidyAside(); err != nil {
+			n.log.Warn("saved WAL is not tidied", "err", err)
+		}
+	}()
 }
 
 // serverDone and jobDone are nil, and so never ready, when there is none.
