@@ -30,14 +30,15 @@ func main() {
 		os.Exit(archive.Main(context.Background(), os.Args[1:]))
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-	if len(os.Args) == 5 && os.Args[1] == "restore-wal" {
-		os.Exit(restoreWAL(os.Args[2], os.Args[3], os.Args[4]))
+	if (len(os.Args) == 5 || len(os.Args) == 6) && os.Args[1] == "restore-wal" {
+		os.Exit(restoreWAL(os.Args[2], os.Args[3], os.Args[4], os.Args[5:]))
 	}
 	if len(os.Args) > 2 && os.Args[1] == archive.PushProgram {
 		os.Exit(archive.Push(context.Background(), os.Args[2], os.Args[3:]))
 	}
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: controld-node postgres|pgbouncer|pgbackrest, or controld-node restore-wal DATADIR NAME PATH")
+		fmt.Fprintln(os.Stderr, "usage: controld-node postgres|pgbouncer|pgbackrest, or "+
+			"controld-node restore-wal DATADIR NAME PATH [STANZA]")
 		os.Exit(2)
 	}
 	code, err := run(os.Args[1], log)
@@ -49,12 +50,15 @@ func main() {
 
 // restoreWAL returns the exit code that PostgreSQL expects: 1 where the file is
 // not there, and above 125 where recovery must stop instead of taking that for
-// the end of the WAL.
-func restoreWAL(dataDir, name, path string) int {
+// the end of the WAL. What the other node does not have the archive of the stanza,
+// where one is named, may have.
+func restoreWAL(dataDir, name, path string, stanza []string) int {
 	err := node.RestoreWAL(dataDir, name, path)
 	switch {
 	case err == nil:
 		return 0
+	case errors.Is(err, node.ErrNoWAL) && len(stanza) > 0:
+		return archive.Get(context.Background(), stanza[0], name, path)
 	case errors.Is(err, node.ErrNoWAL):
 		return 1
 	}

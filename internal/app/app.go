@@ -146,7 +146,7 @@ func (a *app) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	set.ArchiveCommand = archiving.Command
+	set.ArchiveCommand, set.ArchiveStanza = archiving.Command, cfg.Backup.Stanza
 	looksAfter, err := manager.New(set, out, operations, journal, a.log)
 	if err != nil {
 		return err

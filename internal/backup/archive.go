@@ -47,6 +47,9 @@ type Continuity struct {
 	Waiting int    // segments on the list of the leader's archiver
 	Left    []Left // what nobody would push, and lies somewhere
 	Lost    []Segment
+	// Conflict is a file that the leader cannot archive because the archive has another one
+	// of that name; empty: none.
+	Conflict string
 	// Unread says why it is not known what else is lost; empty: it is known.
 	Unread string
 }
@@ -127,12 +130,15 @@ func (b *Backups) keepArchive(ctx context.Context) {
 			case err != nil:
 				b.Log.Warn("the archive was not looked at", "err", err)
 				before = Continuity{}
-			case !slices.Equal(c.Left, before.Left) || !slices.Equal(c.Lost, before.Lost):
+			case !slices.Equal(c.Left, before.Left) || !slices.Equal(c.Lost, before.Lost) || c.Conflict != before.Conflict:
 				// The archiver may have pushed a file between our look at the archive and
 				// that at its list. So what is to be acted upon is seen twice.
 				before, asOf, pause = c, lookedAt{}, time.Second
 			default:
-				b.continuity.Store(&c)
+				if err := b.noteConflict(c); err != nil {
+					b.Log.Error("the conflict in the archive is not noted", "err", err)
+				}
+				b.publish(c)
 				before, asOf = c, now
 				b.hold(ctx, c)
 				if len(c.Left) == 0 {
@@ -149,6 +155,28 @@ func (b *Backups) keepArchive(ctx context.Context) {
 	}
 }
 
+// publish shows c, and has a new loss acted upon at once.
+func (b *Backups) publish(c Continuity) {
+	old := b.continuity.Swap(&c)
+	if !slices.Equal(c.Lost, old.Lost) {
+		select {
+		case b.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// noteConflict makes durable that a segment of the archive is not ours: also when another node
+// leads, and has no use for that name any more, what comes after it is not reached.
+func (b *Backups) noteConflict(c Continuity) error {
+	t, n, isSegment := wal.ParseSegmentName(c.Conflict, max(c.SegmentBytes, 1))
+	if s := (Segment{t, n}); isSegment && !slices.Contains(b.Archiving.conflicts(), s) {
+		b.Log.Error("the archive has another segment of this name", "file", c.Conflict)
+		return b.Archiving.noteConflict(s)
+	}
+	return nil
+}
+
 // moving reports whether another node may lead in a moment: then no session of ours is to
 // be in the way.
 func (b *Backups) moving() bool { return len(b.Operations.Holding(operation.Primary)) > 0 }
@@ -162,6 +190,7 @@ type lookedAt struct {
 	timeline wal.Timeline
 	segment  wal.SegmentNumber
 	archived time.Time
+	failed   time.Time
 	oldest   string
 }
 
@@ -171,7 +200,8 @@ func (b *Backups) lookedAt(leader cluster.NodeState) lookedAt {
 	}
 	s := leader.Server
 	from, _ := b.oldest(s.SegmentBytes, nil)
-	return lookedAt{leader.Node.Name, s.Timeline, s.Flushed.Segment(s.SegmentBytes), s.ArchiveLastAt, from.Name(s.SegmentBytes)}
+	return lookedAt{leader.Node.Name, s.Timeline, s.Flushed.Segment(s.SegmentBytes), s.ArchiveLastAt, s.ArchiveLastFailedAt,
+		from.Name(s.SegmentBytes)}
 }
 
 // oldest is the segment from which on the oldest backup needs WAL that is on way; nil: any.
@@ -201,22 +231,39 @@ func (b *Backups) survey(leader cluster.NodeState, before Continuity) (Continuit
 	if !needed { // no backup needs any WAL
 		return c, nil
 	}
-	if len(before.Lost) == 0 && before.SegmentBytes == size && before.Next.onWay(way, size) && before.Next.Number >= from.Number &&
-		time.Since(before.At) < archiveAnew {
+	foreign := slices.DeleteFunc(b.Archiving.conflicts(), func(s Segment) bool { return s.Number < from.Number })
+	if len(before.Lost)+len(foreign) == 0 && before.SegmentBytes == size && before.Next.onWay(way, size) &&
+		before.Next.Number >= from.Number && time.Since(before.At) < archiveAnew {
 		from = before.Next
 	}
-	names, err := b.Logs.Archived(b.Cluster.Identity().SystemID, from.Name(size))
+	since := from.Name(size)
+	failing := ""
+	if server.ArchiveLastFailedAt.After(server.ArchiveLastAt) {
+		failing = server.ArchiveLastFailed
+		since = min(since, failing)
+	}
+	names, err := b.Logs.Archived(b.Cluster.Identity().SystemID, since)
 	if err != nil {
 		return Continuity{}, err
 	}
-	segments, histories := NewArchive(names, size).Missing(way, from, server.Flushed)
+	archive := NewArchive(names, size)
+	if archive.Has(failing) {
+		// What a server says of its last failure may be from when it led before.
+		if _, waits, err := b.Logs.Whole(leader.Node, failing, size); err == nil && waits {
+			c.Conflict = failing
+		}
+	}
+	for _, s := range foreign {
+		delete(archive.Segments, s)
+	}
+	segments, histories := archive.Missing(way, from, server.Flushed)
 	for _, t := range histories {
 		if !c.place(b.Logs, leader.Node, t.HistoryName()) && c.Unread == "" {
 			b.Log.Error("the history of a timeline is in no volume", "timeline", t)
 		}
 	}
 	for i, s := range segments {
-		if !c.place(b.Logs, leader.Node, s.Name(size)) && c.Unread == "" {
+		if slices.Contains(foreign, s) || !c.place(b.Logs, leader.Node, s.Name(size)) && c.Unread == "" {
 			c.Lost = append(c.Lost, s)
 		} else if len(c.Lost) == i { // the first that is not lost
 			c.Next = s

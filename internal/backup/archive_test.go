@@ -264,3 +264,62 @@ func TestWALIsHeldForTheArchive(t *testing.T) {
 		check("a server that was away", (begin + 5).Start(testSegment))
 	})
 }
+
+// A segment of another server in the archive is told, and counts as lost when another node
+// leads: what is before it does not reach what comes after.
+func TestAForeignSegmentInTheArchive(t *testing.T) {
+	foreignSegment(t, false)
+	foreignSegment(t, true)
+}
+
+func foreignSegment(t *testing.T, restarted bool) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w, dir := newWorld(t), t.TempDir()
+		b, _, stop := watched(t, w, dir)
+		w.mu.Lock()
+		first := w.wal.flushed.Segment(testSegment)
+		for n := range wal.SegmentNumber(3) {
+			file := Segment{1, first + n}.Name(testSegment)
+			w.wal.waiting[file] = true
+			w.wal.archived[file] = n == 0
+			if n == 0 {
+				w.wal.conflict = file
+			}
+		}
+		w.wal.flushed = (first + 3).Start(testSegment) + 10
+		w.mu.Unlock()
+		time.Sleep(30 * time.Minute)
+		if c := b.Components(time.Now())[0]; c.Reason != "archive-conflict" {
+			t.Errorf("%+v", c)
+		}
+		if n := len(w.history().copies); n != 1 {
+			t.Errorf("%d backups were tried of a server that cannot archive", n)
+		}
+		if restarted {
+			stop()
+		}
+		w.mu.Lock()
+		w.wal.conflict = ""
+		clear(w.wal.waiting)
+		for n := range wal.SegmentNumber(3) {
+			w.wal.volumes["one"][Segment{1, first + n}.Name(testSegment)] = true
+		}
+		w.mu.Unlock()
+		w.failover(0)
+		if restarted {
+			b, _, stop = watched(t, w, dir)
+		}
+		defer stop()
+		time.Sleep(10 * time.Minute)
+		if h := b.Continuity().Holes(); len(h) != 1 || h[0].From != first.Start(testSegment) || h[0].To != (first+1).Start(testSegment) {
+			t.Errorf("holes %v", h)
+		}
+		if copies := w.history().copies; len(copies) != 2 || copies[1].Type != Full {
+			t.Errorf("%+v", copies)
+		}
+		if c := b.Components(time.Now())[0]; c.Reason != "" {
+			t.Errorf("%+v", c)
+		}
+	})
+}

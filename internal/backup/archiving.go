@@ -2,6 +2,7 @@ package backup
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ type Archiving struct {
 type archivingFact struct {
 	SystemID uint64    `json:"system_id"` // of the cluster whose repository takes WAL; 0: none does
 	Since    time.Time `json:"since"`
+	// Conflicts are segments of which the archive has others than the servers wrote.
+	Conflicts []Segment `json:"conflicts,omitempty"`
 }
 
 const archivingFactName = "archiving"
@@ -71,6 +74,25 @@ func (a *Archiving) turnOn(systemID uint64) error {
 	fact := archivingFact{SystemID: systemID, Since: time.Now().UTC()}
 	if err := a.facts.PutFact(archivingFactName, fact); err != nil {
 		return fmt.Errorf("turn archiving on: %w", err)
+	}
+	a.fact = fact
+	return nil
+}
+
+// conflicts are segments of which the archive has others than the servers wrote.
+func (a *Archiving) conflicts() []Segment {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.fact.Conflicts)
+}
+
+func (a *Archiving) noteConflict(s Segment) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fact := a.fact
+	fact.Conflicts = append(slices.Clone(fact.Conflicts), s)
+	if err := a.facts.PutFact(archivingFactName, fact); err != nil {
+		return fmt.Errorf("note a conflict in the archive: %w", err)
 	}
 	a.fact = fact
 	return nil

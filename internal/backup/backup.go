@@ -15,7 +15,6 @@ import (
 
 	"controld/internal/cluster"
 	"controld/internal/operation"
-	"controld/internal/wait"
 )
 
 // The kinds of operation.
@@ -75,7 +74,8 @@ type Backups struct {
 	// continuity is what was last seen of the archive.
 	continuity atomic.Pointer[Continuity]
 
-	looking sync.Mutex // one look at a time
+	looking sync.Mutex    // one look at a time
+	wake    chan struct{} // something is to be done before the next look
 }
 
 // Seen is what was last seen of the repository.
@@ -89,7 +89,7 @@ type Seen struct {
 
 // New makes the capability and registers its kinds of operation.
 func New(cfg Config, parts Parts) (*Backups, error) {
-	b := &Backups{Parts: parts, cfg: cfg}
+	b := &Backups{Parts: parts, cfg: cfg, wake: make(chan struct{}, 1)}
 	b.seen.Store(&Seen{Repository: Repository{State: RepositoryUnknown, Detail: "nobody has looked yet"}})
 	b.continuity.Store(&Continuity{})
 	for kind, build := range map[string]operation.Builder{
@@ -166,7 +166,11 @@ func (b *Backups) Watch(ctx context.Context) {
 		case s.State != RepositoryOK || !b.archives():
 			pause = min(pause, soon)
 		}
-		_ = wait.Sleep(ctx, pause) // the loop ends with ctx
+		select {
+		case <-ctx.Done():
+		case <-b.wake:
+		case <-time.After(pause):
+		}
 	}
 }
 
@@ -234,7 +238,7 @@ func (b *Backups) owed() *params {
 // severed reports whether there is a hole in the archive, and no full from after it.
 func (b *Backups) severed(copies []Copy) bool {
 	c := b.Continuity()
-	return len(c.Lost) > 0 && c.Unread == "" && !slices.ContainsFunc(copies, func(x Copy) bool {
+	return len(c.Lost) > 0 && c.Unread == "" && c.Conflict == "" && !slices.ContainsFunc(copies, func(x Copy) bool {
 		return x.Type == Full && x.Mode == Online && c.Reaches(x)
 	})
 }

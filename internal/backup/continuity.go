@@ -9,8 +9,8 @@ import (
 
 // A Segment is a file of the log on one timeline.
 type Segment struct {
-	Timeline wal.Timeline
-	Number   wal.SegmentNumber
+	Timeline wal.Timeline      `json:"timeline"`
+	Number   wal.SegmentNumber `json:"number"`
 }
 
 // Name is its file's.
@@ -41,6 +41,15 @@ func NewArchive(names []string, segmentBytes int64) Archive {
 		}
 	}
 	return a
+}
+
+// Has reports whether a file of this name is there.
+func (a Archive) Has(file string) bool {
+	if t, ok := wal.ParseHistoryName(file); ok {
+		return a.Histories[t]
+	}
+	t, n, ok := wal.ParseSegmentName(file, a.SegmentBytes)
+	return ok && a.Segments[Segment{t, n}]
 }
 
 // Missing are the segments that a recovery along way needs from the segment from on, that

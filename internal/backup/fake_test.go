@@ -53,6 +53,7 @@ type logs struct {
 	volumes  map[string]map[string]bool // by node: the whole files that lie there
 	waiting  map[string]bool            // on the list of the leader's archiver
 	unread   bool                       // a volume cannot be looked at
+	conflict string                     // what the leader cannot archive, as another has its name
 	slots    map[string]wal.LSN         // by node: from where on it keeps WAL
 	pushes   int                        // that were tried
 	refused  *Failure                   // what pushes end with
@@ -158,6 +159,9 @@ func (w *world) View() cluster.View {
 			s.Server = &cluster.Server{
 				InRecovery: n.Name != w.primary, Settings: map[string]string{cluster.ArchiveSetting: w.command},
 				Timeline: w.wal.timeline, Flushed: w.wal.flushed, SegmentBytes: testSegment,
+			}
+			if w.wal.conflict != "" {
+				s.Server.ArchiveLastFailed, s.Server.ArchiveLastFailedAt = w.wal.conflict, v.At
 			}
 			if n.Name != w.primary {
 				s.Server.Flushed, s.Server.Replayed = 0, w.wal.flushed

@@ -79,6 +79,11 @@ func (f findings) assessCopies(degraded func(reason, detail, do string) health.C
 	switch {
 	case full.IsZero():
 		return degraded("no-backup", "there is no consistent full backup", "Make one: controld backup run --type full.")
+	case f.archive.Conflict != "":
+		return degraded("archive-conflict", fmt.Sprintf("the archive has another %s than the server that leads wants to archive: "+
+			"two servers have written on one timeline. Nothing is archived until that is settled", f.archive.Conflict),
+			"Make sure that only one node leads (GET /cluster), and that no other cluster uses this repository. Then move the primary "+
+				"(controld failover): it goes on with a timeline of its own, and what cannot be archived is told as a hole.")
 	case f.severed:
 		h := f.archive.Holes()
 		return degraded("archive-hole", fmt.Sprintf("the archive lacks WAL of timeline %d from %s to %s, and no node has it: "+

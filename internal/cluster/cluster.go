@@ -192,6 +192,7 @@ type Server struct {
 
 	ArchiveReady        int // segments waiting to be archived
 	ArchiveFailedCount  int64
+	ArchiveLastFailed   string // the file that was not archived then
 	ArchiveLastFailedAt time.Time
 	ArchiveLastAt       time.Time
 	PreparedCount       int

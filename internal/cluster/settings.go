@@ -20,6 +20,8 @@ type Settings struct {
 	Interval      time.Duration // between two observations
 	// ArchiveCommand is that of a node when it leads.
 	ArchiveCommand func(Node) string
+	// ArchiveStanza is the archive's name of the cluster; empty: it has none.
+	ArchiveStanza string
 	// Secret is the content of a secret by its name: the passwords of the roles, see
 	// package rights.
 	Secret func(name string) string

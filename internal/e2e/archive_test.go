@@ -3,11 +3,13 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"controld/internal/node/archive"
 	"controld/internal/probe"
 	"controld/internal/testcluster"
 	"controld/internal/wal"
@@ -172,4 +174,86 @@ func (c *cluster) restoresToLatest(t *testing.T, primary string, report *probe.R
 		t.Errorf("restored: %v\n%s", err, c.docker("exec", name, "tail", "-n", "30", "/tmp/log"))
 	}
 	t.Logf("restored to the latest state in %s, %d acknowledged commits are there", time.Since(began).Round(time.Millisecond), v.Acked)
+}
+
+// TestArchiveInTrouble moves and stops servers whose archive hangs, and has another server's
+// WAL in the archive.
+func TestArchiveInTrouble(t *testing.T) {
+	t.Parallel()
+	c := upAlone(t)
+	w := c.writers(probe.Config{})
+	first, second := testcluster.Nodes[0], testcluster.Nodes[1]
+
+	t.Log("a repository that hangs delays no move and no stop")
+	info := "$(echo /var/lib/pgbackrest/[0-9]*/archive/main/archive.info)"
+	repository := func(do string) {
+		c.docker("exec", "-u", "5432", c.Container("pgbackrest"), "sh", "-ec", "f="+info+"; "+do)
+	}
+	repository(`mv $f $f.kept; mkfifo $f`)
+	hangs := func(node string) {
+		t.Helper()
+		c.psql(node, "SELECT pg_switch_wal()")
+		c.until(time.Minute, func() error {
+			if processes := c.docker("top", c.Container(node), "-eo", "pid,args"); !strings.Contains(processes, archive.Program+" ") {
+				return errors.New("nothing is being archived")
+			}
+			return nil
+		})
+	}
+	hangs(first)
+	began := time.Now()
+	moved := c.run("/failover", nil)
+	if took := moved.Ended.Sub(moved.Began); took > archive.PushLimit/2 {
+		t.Errorf("the failover took %s", took)
+	}
+	written(t, w, began, time.Minute)
+	c.streams(second, first)
+	hangs(second)
+	c.kill(second)
+	c.run("/failover", map[string]any{"mode": "emergency"})
+	c.streams(first, second)
+	hangs(first)
+	began = time.Now()
+	c.docker("stop", "-t", "120", c.Container(first))
+	took := time.Since(began)
+	if took > archive.PushLimit/2 {
+		t.Errorf("%s stopped after %s", first, took)
+	}
+	t.Logf("moved in %s, stopped in %s", moved.Ended.Sub(moved.Began), took)
+	c.docker("start", c.Container(first))
+	c.run("/nodes/"+first+"/start", nil)
+	repository(`rm $f; mv $f.kept $f`)
+	// The one that hangs would do so until its limit.
+	c.killProcesses(first, "pgbackrest")
+	c.waitOK(2 * time.Minute)
+	report := verdict(t, c, w)
+	primary, _, err := c.leader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.restoresToLatest(t, primary, report)
+
+	t.Log("a segment of another server in the archive is told, and cured by a move")
+	c.psql(primary, "SELECT pg_switch_wal()")
+	name := c.psql(primary, "SELECT pg_walfile_name(pg_logical_emit_message(false, 'more', 'more'))")
+	repository(`cd $(dirname $f)/15-1/` + name[:16] + `; cp $(ls | grep -v backup | head -n 1) ` + name +
+		`-0123456789abcdef0123456789abcdef01234567.zst`)
+	c.psql(primary, "SELECT pg_switch_wal()")
+	c.until(2*time.Minute, func() error {
+		if _, body := c.health(); !strings.Contains(fmt.Sprint(body), "archive-conflict") {
+			return fmt.Errorf("health: %v", body)
+		}
+		return nil
+	})
+	c.run("/failover", nil)
+	c.until(3*time.Minute, func() error {
+		if all := c.backups(); len(all) != 2 || all[1].Tipo != "completo" {
+			return fmt.Errorf("backups %+v", all)
+		}
+		return nil
+	})
+	c.waitOK(2 * time.Minute)
+	if a := c.archived(); a.State != "hole" || len(a.Holes) != 1 {
+		t.Errorf("archive %+v, want one hole", a)
+	}
 }

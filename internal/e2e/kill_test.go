@@ -438,9 +438,15 @@ func (c *cluster) awaitHang(t *testing.T, fired int) {
 // after which Docker starts nothing again.
 func (c *cluster) crash(service string) {
 	c.t.Helper()
+	c.killProcesses(service, service)
+}
+
+// killProcesses kills the processes of a service's container that have this name.
+func (c *cluster) killProcesses(service, name string) {
+	c.t.Helper()
 	// The shell may end with the container, so its exit code says nothing.
 	_, _ = c.Docker(c.t.Context(), "exec", c.Container(service), "sh", "-c",
-		`for p in /proc/[0-9]*; do if [ "$(cat $p/comm)" = `+service+` ]; then kill -9 ${p#/proc/}; fi; done`)
+		`for p in /proc/[0-9]*; do if [ "$(cat $p/comm)" = `+name+` ]; then kill -9 ${p#/proc/}; fi; done`)
 }
 
 // staysDown keeps the engine from starting a service that ends; the returned

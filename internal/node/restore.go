@@ -12,10 +12,11 @@ import (
 
 // RestoreCommand is the restore_command by which a node fetches WAL that its
 // upstream cannot stream any more. It copies from the pg_wal of the other node's
-// data directory, which every node mounts read-only. It is set only while WAL is
-// missing, because a promotion calls it several times.
-func RestoreCommand(otherDataDir string) string {
-	return "/usr/local/bin/controld-node restore-wal " + otherDataDir + ` %f "%p"`
+// data directory, which every node mounts read-only, and then from the archive of
+// stanza; empty: from none. It is set only while WAL is missing, because a promotion
+// calls it several times.
+func RestoreCommand(otherDataDir, stanza string) string {
+	return strings.TrimSuffix("/usr/local/bin/controld-node restore-wal "+otherDataDir+` %f "%p" `+stanza, " ")
 }
 
 // ErrNoWAL means that the file asked for is not there, which PostgreSQL takes

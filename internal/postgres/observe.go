@@ -57,6 +57,7 @@ type observation struct {
 	ArchiveReady int               `json:"archive_ready"`
 	Archiver     struct {
 		FailedCount  int64     `json:"failed_count"`
+		LastFailed   string    `json:"last_failed"`
 		LastFailedAt time.Time `json:"last_failed_at"`
 		LastAt       time.Time `json:"last_at"`
 	} `json:"archiver"`
@@ -133,7 +134,7 @@ func (o observation) server() cluster.Server {
 		Flushed: o.Flushed, Received: o.Received, Replayed: o.Replayed, Lag: o.Lag.duration(),
 		Senders: senders(o.Senders), Settings: o.Settings, Overridden: o.Overridden, PendingRestart: o.Pending, Rights: rights.Of(o.Rights),
 		ArchiveReady: o.ArchiveReady, ArchiveFailedCount: o.Archiver.FailedCount,
-		ArchiveLastFailedAt: o.Archiver.LastFailedAt, ArchiveLastAt: o.Archiver.LastAt,
+		ArchiveLastFailed: o.Archiver.LastFailed, ArchiveLastFailedAt: o.Archiver.LastFailedAt, ArchiveLastAt: o.Archiver.LastAt,
 		PreparedCount: o.PreparedCount, ReplayPaused: o.ReplayPaused, BackupRunning: o.BackupRunning,
 		SenderCount: len(o.Senders), MaxSenders: o.MaxSenders, MaxSlots: o.MaxSlots, SegmentBytes: o.SegmentBytes,
 		UpstreamAddress: upstreamAddress(o.Settings["primary_conninfo"]),

@@ -58,7 +58,7 @@ SELECT jsonb_build_object(
     -- Of database postgres, where controld's sessions are.
     'rights', obj_description(to_regnamespace('controld'), 'pg_namespace'),
     'archive_ready', (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'),
-    'archiver', (SELECT jsonb_build_object('failed_count', failed_count, 'last_failed_at', last_failed_time,
+    'archiver', (SELECT jsonb_build_object('failed_count', failed_count, 'last_failed', last_failed_wal, 'last_failed_at', last_failed_time,
             'last_at', last_archived_time)
         FROM pg_stat_archiver),
     'prepared_count', (SELECT count(*) FROM pg_prepared_xacts),

@@ -239,7 +239,7 @@ func (r *Ladder) rewind(ctx context.Context, s *State) error {
 // readyToRewind prepares both nodes for pg_rewind. The primary writes a checkpoint: until
 // then its control file names the old timeline, and pg_rewind would find nothing to do.
 // The node gets a restore_command: pg_rewind reads the node's WAL back to the fork, and
-// what the node has removed of it the primary's pg_wal may still hold.
+// what the node has removed of it the primary's pg_wal may still hold, or the archive.
 func (r *Ladder) readyToRewind(ctx context.Context, s *State) error {
 	leader := r.leader(s)
 	bounded, cancel := context.WithTimeout(ctx, actuator.CheckpointDeadline)
@@ -249,7 +249,11 @@ func (r *Ladder) readyToRewind(ctx context.Context, s *State) error {
 		return err
 	}
 	settings := r.act.StandbySettings(ctx, r.node, leader)
-	settings.RestoreCommand = node.RestoreCommand(leader.DataDir())
+	stanza := ""
+	if status, err := r.act.Outside.Volumes.Status(r.node); err == nil && status.Archives {
+		stanza = r.act.Settings.ArchiveStanza
+	}
+	settings.RestoreCommand = node.RestoreCommand(leader.DataDir(), stanza)
 	return r.act.Outside.Volumes.WriteSettings(r.node, settings)
 }
 

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,21 +63,19 @@ const (
 	GetLimit  = 20 * time.Second
 )
 
-// The commands that PostgreSQL calls have a first argument of our own, so that it stands in
-// the configuration what shall come of an error.
-const (
-	forStandby = "for-standby" // recovery goes on by streaming
-	forRestore = "for-restore" // what is not got would be missing for ever
-)
+// forRestore is a first argument of our own: what archive-get does not get would be missing
+// for ever.
+const forRestore = "for-restore"
 
 // PushCommand is the archive_command of a stanza. pgBackRest looks for its own name in it.
 func PushCommand(stanza string) string {
 	return Link + " --stanza=" + stanza + ` archive-push "%p"`
 }
 
-// StandbyCommand is the restore_command of a standby.
-func StandbyCommand(stanza string) string {
-	return Link + " " + forStandby + " --stanza=" + stanza + ` archive-get %f "%p"`
+// Get fetches a file of the log from the archive to path, for a server that can go on
+// without it, and returns the exit code of a restore_command.
+func Get(ctx context.Context, stanza, file, path string) int {
+	return got(run(ctx, Program, GetLimit, []string{"--stanza=" + stanza, "archive-get", file, path}), codeFailed)
 }
 
 // RestoreCommand is the restore_command of a restore.
@@ -94,17 +93,14 @@ const (
 
 // Main is the program called pgbackrest: args are its arguments. It returns the exit code.
 func Main(ctx context.Context, args []string) int {
-	purpose := ""
-	if len(args) > 0 && (args[0] == forStandby || args[0] == forRestore) {
-		purpose, args = args[0], args[1:]
-	}
 	switch {
 	case slices.Contains(args, "archive-push"):
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		go untilUnwanted(ctx, cancel, os.Getenv("NODE_DIR"), orderDir)
 		return pushed(run(ctx, Program, PushLimit, args))
-	case purpose == forStandby:
-		return got(run(ctx, Program, GetLimit, args), codeFailed)
-	case purpose == forRestore:
-		return got(run(ctx, Program, GetLimit, args), codeStop)
+	case len(args) > 0 && args[0] == forRestore:
+		return got(run(ctx, Program, GetLimit, args[1:]), codeStop)
 	}
 	return become(args)
 }
@@ -133,10 +129,11 @@ func become(args []string) int {
 	return complain(unix.Exec(Program, append([]string{Program}, args...), environ()))
 }
 
-// run runs pgBackRest, which is program, and returns its exit code. When limit is over it is
-// killed, with its children, and has failed.
+// run runs pgBackRest, which is program, and returns its exit code. When limit is over, or ctx
+// ends, it is killed, with its children, and has failed; one that cannot be killed, as it
+// waits for a disk that does not answer, is not waited for.
 func run(ctx context.Context, program string, limit time.Duration, args []string) int {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdout, os.Stderr, environ()
@@ -146,11 +143,24 @@ func run(ctx context.Context, program string, limit time.Duration, args []string
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: node.UID, Gid: node.GID}
 	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	err := cmd.Run()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // the kernel takes the end of the thread that has begun it for that of the parent
+		done <- cmd.Run()
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		select {
+		case err = <-done:
+		case <-time.After(killTime):
+		}
+	}
 	var ended *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		fmt.Fprintf(os.Stderr, "pgbackrest %s took longer than %s and was ended\n", strings.Join(args, " "), limit)
+		fmt.Fprintf(os.Stderr, "pgbackrest %s was ended: %v\n", strings.Join(args, " "), context.Cause(ctx))
 		return codeStop
 	case errors.As(err, &ended) && ended.ExitCode() >= 0:
 		return ended.ExitCode()
@@ -160,6 +170,9 @@ func run(ctx context.Context, program string, limit time.Duration, args []string
 	}
 	return 0
 }
+
+// killTime is what a process that was killed gets to end.
+const killTime = 500 * time.Millisecond
 
 // environ is this process's, in UTC: labels of backups are in local time, and must never
 // step back (exit code 106).
