@@ -3,7 +3,7 @@
 //
 //	go run ./bench/failover                         # everything: about 10 minutes
 //	go run ./bench/failover -runs 5 -emergency 3    # a first impression
-//	go run ./bench/failover -runs 0 -emergency 0 -busy 0 -idle 0    # only the peer
+//	go run ./bench/failover -runs 0 -emergency 0 -busy 0 -stalled 0 -idle 0    # only the peer
 //	go run ./bench/failover -peer none              # without the peer, whose image then is not built
 //
 // It needs what make up needs, and an otherwise idle machine. It starts clusters
@@ -23,6 +23,9 @@
 // a failover. So times are given in ms and in U: the median of 40 direct
 // connects with their login, a select 1 and the close, on the idle primary just
 // before the series.
+//
+// WAL is archived all the time. In one series the repository hangs: whoever pushes into it
+// waits until he is ended.
 //
 // The host is made busy by 40 clients whose queries calculate, through the pooler:
 // twenty times what two cores can do. U is measured under that load there.
@@ -56,6 +59,7 @@ type options struct {
 	runs      int
 	emergency int
 	busy      int
+	stalled   int
 	peer      string
 	peerRuns  int
 	idle      time.Duration
@@ -82,6 +86,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.runs, "runs", 20, "planned failovers in each series: plain, prepared statements, open transactions of 50 ms")
 	flags.IntVar(&o.emergency, "emergency", 10, "emergency failovers")
 	flags.IntVar(&o.busy, "busy", 20, "planned failovers on a busy host")
+	flags.IntVar(&o.stalled, "stalled", 10, "planned failovers with a repository that hangs")
 	flags.StringVar(&o.peer, "peer", "patroni", "what to measure beside it: patroni or none")
 	flags.IntVar(&o.peerRuns, "peer-runs", 10, "planned switchovers of the peer")
 	flags.DurationVar(&o.idle, "idle", time.Minute,
@@ -108,7 +113,7 @@ func run(ctx context.Context, o options) error {
 	sh := shell{dir: root, verbose: o.verbose}
 	var doc document
 	var errs []error
-	if o.runs+o.emergency+o.busy > 0 || o.idle > 0 {
+	if o.runs+o.emergency+o.busy+o.stalled > 0 || o.idle > 0 {
 		errs = append(errs, withProduct(ctx, sh, func(p *product) error { return measureProduct(ctx, o, p, &doc) }))
 	}
 	if o.peer == "patroni" && o.peerRuns > 0 && ctx.Err() == nil {

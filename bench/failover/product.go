@@ -28,6 +28,7 @@ type product struct {
 	api      api
 	database string   // the clients' endpoint
 	nodes    []server // reached directly
+	stalled  bool     // its repository hangs
 }
 
 // withProduct brings a cluster up, hands it to use and removes it.
@@ -120,7 +121,7 @@ func (p *product) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	progress("make destroy, prefix %s", p.prefix)
-	if _, err := p.sh.run(ctx, "make", "destroy", "YES=1"); err != nil {
+	if _, err := p.sh.run(ctx, "make", "destroy", "YES=1", "BACKUPS=yes"); err != nil {
 		return fmt.Errorf("the cluster is left behind; remove it with CONTROLD_PREFIX=%s make destroy: %w", p.prefix, err)
 	}
 	return nil
@@ -143,16 +144,34 @@ func (p *product) primary(ctx context.Context) (server, error) {
 func (p *product) settled(ctx context.Context) error {
 	return poll(ctx, 200*time.Millisecond, func(ctx context.Context) error {
 		var health struct {
-			Status string `json:"status"`
+			Components []struct {
+				Name   string `json:"name"`
+				Status string `json:"status"`
+			} `json:"components"`
 		}
 		if err := p.api.get(ctx, "/health", &health); err != nil {
 			return err
 		}
-		if health.Status != "ok" {
-			return fmt.Errorf("health is %s", health.Status)
+		for _, c := range health.Components {
+			if c.Status != "ok" && !(p.stalled && (c.Name == "backups" || c.Name == "archiving")) {
+				return fmt.Errorf("%s is %s", c.Name, c.Status)
+			}
 		}
 		return nil
 	})
+}
+
+// stall has every access to the repository hang, or no more: whoever reads this file waits
+// for a writer.
+func (p *product) stall(ctx context.Context, yes bool) error {
+	do := `mv $f $f.kept; mkfifo $f`
+	if !yes {
+		do = `rm $f; mv $f.kept $f`
+	}
+	_, err := p.sh.run(ctx, "docker", "exec", "-u", "5432", p.prefix+"pgbackrest", "sh", "-ec",
+		"f=$(echo /var/lib/pgbackrest/[0-9]*/archive/main/archive.info); "+do)
+	p.stalled = yes
+	return err
 }
 
 // planned moves the primary there by a failover, and back by a failback. The first of
@@ -243,10 +262,24 @@ func measureProduct(ctx context.Context, o options, p *product, doc *document) e
 	s := &series{name: "emergency, call → first commit", mode: probe.Exec, figure: firstCommit}
 	err := s.measure(ctx, p, o.emergency, p.emergency, judgeEmergency)
 	doc.add(s)
+	if err == nil && o.stalled > 0 {
+		err = measureStalled(ctx, o.stalled, p, doc)
+	}
 	if err != nil || o.busy == 0 {
 		return err
 	}
 	return measureBusy(ctx, o.busy, p, doc)
+}
+
+// measureStalled repeats the planned failovers with a repository that hangs.
+func measureStalled(ctx context.Context, runs int, p *product, doc *document) error {
+	if err := p.stall(ctx, true); err != nil {
+		return err
+	}
+	s := &series{name: "planned, repository hangs", mode: probe.Exec, planned: true, figure: outage}
+	err := s.measure(ctx, p, runs, p.planned, judgePlanned)
+	doc.add(s)
+	return errors.Join(err, p.stall(context.WithoutCancel(ctx), false))
 }
 
 // busyClients calculate on the busy host; the pooler lets half of them in at once.

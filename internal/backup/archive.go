@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,12 +34,15 @@ type Logs interface {
 	// Whole says where a file of the log lies that is whole; empty: nowhere. waits: it is
 	// on the list of the leader's archiver. An error: a volume could not be looked at.
 	Whole(leader cluster.Node, file string, segmentBytes int64) (path string, waits bool, err error)
+	// Checksum is the SHA-1 of a file of the log, in hexadecimal digits.
+	Checksum(n cluster.Node, file string) (string, error)
 }
 
 // Continuity is how far the archive has all WAL that leads from the oldest backup to the
 // server that leads.
 type Continuity struct {
 	At           time.Time // zero: nobody has looked yet
+	Anew         time.Time // when all of it was looked at last, and not only what is new
 	Way          []pgwal.Branch
 	SegmentBytes int64
 	// Next is the first segment that the archive may still get; those before it are there,
@@ -124,11 +128,11 @@ func (b *Backups) keepArchive(ctx context.Context) {
 		leader, able := b.ready()
 		now := b.lookedAt(leader)
 		if able && b.archives() && b.Seen().State == RepositoryOK && !b.moving() &&
-			(now != asOf || time.Since(before.At) > archiveAnew || !before.settled()) {
+			(now != asOf || time.Since(before.Anew) > archiveAnew || !before.settled()) {
 			c, err := b.survey(leader, before)
 			switch {
 			case err != nil:
-				b.Log.Warn("the archive was not looked at", "err", err)
+				b.unseen(err)
 				before = Continuity{}
 			case !slices.Equal(c.Left, before.Left) || !slices.Equal(c.Lost, before.Lost) || c.Conflict != before.Conflict:
 				// The archiver may have pushed a file between our look at the archive and
@@ -140,7 +144,9 @@ func (b *Backups) keepArchive(ctx context.Context) {
 				}
 				b.publish(c)
 				before, asOf = c, now
-				b.hold(ctx, c)
+				if !b.hold(ctx, c) {
+					asOf = lookedAt{}
+				}
 				if len(c.Left) == 0 {
 					failures = 0
 				} else if b.pushLeft(ctx, c) {
@@ -153,6 +159,16 @@ func (b *Backups) keepArchive(ctx context.Context) {
 		}
 		_ = wait.Sleep(ctx, pause) // the loop ends with ctx
 	}
+}
+
+// unseen shows that nobody could look now, and what was seen before.
+func (b *Backups) unseen(err error) {
+	c := b.Continuity()
+	if c.Unread != err.Error() {
+		b.Log.Warn("the archive was not looked at", "err", err)
+	}
+	c.Unread = err.Error()
+	b.continuity.Store(&c)
 }
 
 // publish shows c, and has a new loss acted upon at once.
@@ -224,8 +240,9 @@ func (b *Backups) survey(leader cluster.NodeState, before Continuity) (Continuit
 	if err != nil {
 		return Continuity{}, err
 	}
+	now := time.Now()
 	c := Continuity{
-		At: time.Now(), Way: way, SegmentBytes: size, Next: Segment{server.Timeline, server.Flushed.Segment(size)},
+		At: now, Anew: now, Way: way, SegmentBytes: size, Next: Segment{server.Timeline, server.Flushed.Segment(size)},
 	}
 	from, needed := b.oldest(size, way)
 	if !needed { // no backup needs any WAL
@@ -233,8 +250,8 @@ func (b *Backups) survey(leader cluster.NodeState, before Continuity) (Continuit
 	}
 	foreign := slices.DeleteFunc(b.Archiving.conflicts(), func(s Segment) bool { return s.Number < from.Number })
 	if len(before.Lost)+len(foreign) == 0 && before.SegmentBytes == size && before.Next.onWay(way, size) &&
-		before.Next.Number >= from.Number && time.Since(before.At) < archiveAnew {
-		from = before.Next
+		before.Next.Number >= from.Number && now.Sub(before.Anew) < archiveAnew {
+		from, c.Anew = before.Next, before.Anew
 	}
 	since := from.Name(size)
 	failing := ""
@@ -247,11 +264,8 @@ func (b *Backups) survey(leader cluster.NodeState, before Continuity) (Continuit
 		return Continuity{}, err
 	}
 	archive := NewArchive(names, size)
-	if archive.Has(failing) {
-		// What a server says of its last failure may be from when it led before.
-		if _, waits, err := b.Logs.Whole(leader.Node, failing, size); err == nil && waits {
-			c.Conflict = failing
-		}
+	if b.isForeign(archive, leader.Node, failing) {
+		c.Conflict = failing
 	}
 	for _, s := range foreign {
 		delete(archive.Segments, s)
@@ -272,6 +286,22 @@ func (b *Backups) survey(leader cluster.NodeState, before Continuity) (Continuit
 	return c, nil
 }
 
+// isForeign reports whether the archive has another segment under the name of one that the
+// leader cannot archive. What a server says of its last failure may be from when it led
+// before; and a push that was ended may have put the right one there.
+func (b *Backups) isForeign(a Archive, leader cluster.Node, file string) bool {
+	t, n, isSegment := wal.ParseSegmentName(file, a.SegmentBytes)
+	there, has := a.Segments[Segment{t, n}]
+	if !isSegment || !has {
+		return false
+	}
+	if _, waits, err := b.Logs.Whole(leader, file, a.SegmentBytes); err != nil || !waits {
+		return false
+	}
+	own, err := b.Logs.Checksum(leader, file)
+	return err == nil && own != there
+}
+
 // place notes where a file is that the archive lacks, and reports whether it is anywhere.
 func (c *Continuity) place(logs Logs, leader cluster.Node, file string) bool {
 	path, waits, err := logs.Whole(leader, file, c.SegmentBytes)
@@ -286,9 +316,10 @@ func (c *Continuity) place(logs Logs, leader cluster.Node, file string) bool {
 	return waits || path != ""
 }
 
-// hold has every server keep what the archive lacks, and no more. A server that cannot be
-// told now is told the next time.
-func (b *Backups) hold(ctx context.Context, c Continuity) {
+// hold has every server keep what the archive lacks, and no more. false: one that answers was
+// not told.
+func (b *Backups) hold(ctx context.Context, c Continuity) (told bool) {
+	told = true
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	keep := c.Next.Number.Start(c.SegmentBytes)
@@ -302,9 +333,11 @@ func (b *Backups) hold(ctx context.Context, c Continuity) {
 			continue
 		}
 		if err := b.holdOn(ctx, s.Node, there, min(keep, max(s.Server.Flushed, s.Server.Replayed))); err != nil {
-			b.Log.Warn("what WAL is kept was not told", "node", s.Node.Name, "err", err)
+			b.Log.Warn("which WAL it is to keep was not told", "node", s.Node.Name, "err", err)
+			told = false
 		}
 	}
+	return told
 }
 
 func (b *Backups) holdOn(ctx context.Context, n cluster.Node, there bool, keep wal.LSN) error {
@@ -334,9 +367,14 @@ func (b *Backups) pushLeft(ctx context.Context, c Continuity) bool {
 
 // archiveState is what the operation has learned.
 type archiveState struct {
-	Primary string   `json:"primary"`
-	Pushed  []string `json:"pushed,omitempty"` // files
+	Primary string `json:"primary"`
+	Pushed  int    `json:"pushed,omitempty"` // files
+	First   string `json:"first,omitempty"`  // of them
+	Last    string `json:"last,omitempty"`
 }
+
+// mostRefused files may fail: what is wrong then are not the files.
+const mostRefused = 3
 
 // archiveWork pushes what is left as of now. What an earlier controld has pushed is not
 // left any more.
@@ -355,7 +393,11 @@ func (b *Backups) archiveWork() operation.Runnable {
 		},
 		Forward: true,
 		Result: func(s *archiveState) map[string]any {
-			return map[string]any{"primary": s.Primary, "pushed": len(s.Pushed), "files": s.Pushed}
+			r := map[string]any{"primary": s.Primary, "pushed": s.Pushed}
+			if s.Pushed > 0 {
+				r["first"], r["last"] = s.First, s.Last
+			}
+			return r
 		},
 	}
 }
@@ -369,12 +411,18 @@ func (b *Backups) push(ctx context.Context, s *archiveState) error {
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for i, left := range c.Left {
 		operation.Report(ctx, operation.Progress{Phase: "push", Done: int64(i), Total: int64(len(c.Left)), Unit: "files"})
 		if err := b.Tool.Push(ctx, leader.Node, left.Path); err != nil {
-			return fmt.Errorf("push %s: %w", left.File, err)
+			failed = append(failed, fmt.Errorf("push %s: %w", left.File, err))
+			if len(failed) == mostRefused || ctx.Err() != nil {
+				break
+			}
+			continue
 		}
-		s.Pushed = append(s.Pushed, left.File)
+		s.Pushed++
+		s.First, s.Last = cmp.Or(s.First, left.File), left.File
 	}
-	return nil
+	return errors.Join(failed...)
 }

@@ -101,7 +101,7 @@ func TestPushesThatFailAreTriedAgain(t *testing.T) {
 		}
 		time.Sleep(3 * time.Hour)
 		w.mu.Lock()
-		if w.wal.pushes < 10 || w.wal.pushes > 60 {
+		if w.wal.pushes < 30 || w.wal.pushes > 180 { // three files at a time
 			t.Errorf("%d attempts in three hours", w.wal.pushes)
 		}
 		for node, keep := range w.wal.slots {
@@ -319,6 +319,25 @@ func foreignSegment(t *testing.T, restarted bool) {
 			t.Errorf("%+v", copies)
 		}
 		if c := b.Components(time.Now())[0]; c.Reason != "" {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
+// A push that was ended when the file was there already is no conflict: the next one finds it.
+func TestAPushThatWasEndedIsNoConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b, _, stop := watched(t, w, t.TempDir())
+		defer stop()
+		w.mu.Lock()
+		s := Segment{1, w.wal.flushed.Segment(testSegment)}
+		w.wal.conflict, w.wal.same = s.Name(testSegment), true
+		w.wal.archived[w.wal.conflict], w.wal.waiting[w.wal.conflict] = true, true
+		w.wal.flushed = (s.Number + 1).Start(testSegment) + 10
+		w.mu.Unlock()
+		time.Sleep(time.Hour)
+		if c := b.Continuity(); c.Conflict != "" || len(c.Lost) > 0 || len(w.history().copies) != 1 {
 			t.Errorf("%+v", c)
 		}
 	})

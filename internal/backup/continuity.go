@@ -21,7 +21,7 @@ func (s Segment) Name(segmentBytes int64) string {
 // An Archive is the WAL that lies in a repository.
 type Archive struct {
 	SegmentBytes int64
-	Segments     map[Segment]bool
+	Segments     map[Segment]string // the SHA-1 of what is in each
 	Histories    map[wal.Timeline]bool
 }
 
@@ -29,27 +29,18 @@ type Archive struct {
 // checksum of what is in them, and how it is compressed. What is neither a whole segment
 // nor a history counts for nothing.
 func NewArchive(names []string, segmentBytes int64) Archive {
-	a := Archive{SegmentBytes: segmentBytes, Segments: map[Segment]bool{}, Histories: map[wal.Timeline]bool{}}
+	a := Archive{SegmentBytes: segmentBytes, Segments: map[Segment]string{}, Histories: map[wal.Timeline]bool{}}
 	for _, name := range names {
 		if t, ok := wal.ParseHistoryName(name); ok {
 			a.Histories[t] = true
 			continue
 		}
-		segment, _, _ := strings.Cut(name, "-")
+		segment, rest, _ := strings.Cut(name, "-")
 		if t, n, ok := wal.ParseSegmentName(segment, segmentBytes); ok {
-			a.Segments[Segment{t, n}] = true
+			a.Segments[Segment{t, n}], _, _ = strings.Cut(rest, ".")
 		}
 	}
 	return a
-}
-
-// Has reports whether a file of this name is there.
-func (a Archive) Has(file string) bool {
-	if t, ok := wal.ParseHistoryName(file); ok {
-		return a.Histories[t]
-	}
-	t, n, ok := wal.ParseSegmentName(file, a.SegmentBytes)
-	return ok && a.Segments[Segment{t, n}]
 }
 
 // Missing are the segments that a recovery along way needs from the segment from on, that
@@ -70,7 +61,8 @@ func (a Archive) Missing(way []pgwal.Branch, from Segment, to wal.LSN) (segments
 			continue
 		}
 		for end := min(b.End, to).Segment(a.SegmentBytes); next < end; next++ {
-			if s := (Segment{b.Timeline, next}); !a.Segments[s] {
+			s := Segment{b.Timeline, next}
+			if _, there := a.Segments[s]; !there {
 				segments = append(segments, s)
 			}
 		}

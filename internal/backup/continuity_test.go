@@ -34,7 +34,8 @@ func TestNewArchive(t *testing.T) {
 		"000000010000000000000008.00000028.backup",
 		"00000002.history", "archive.info", "pgbackrest.tmp", "",
 	}, testSegment)
-	want := map[Segment]bool{{1, 10}: true, {2, 1024 + 3}: true}
+	const sum = "0123456789abcdef0123456789abcdef01234567"
+	want := map[Segment]string{{1, 10}: sum, {2, 1024 + 3}: sum}
 	if !reflect.DeepEqual(a.Segments, want) || !reflect.DeepEqual(a.Histories, map[wal.Timeline]bool{2: true}) {
 		t.Errorf("%v, %v", a.Segments, a.Histories)
 	}

@@ -1,8 +1,11 @@
 package volume
 
 import (
+	"crypto/sha1" //nolint:gosec // see Checksum
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -86,6 +89,21 @@ func (r *Repository) Whole(leader cluster.Node, file string, segmentBytes int64)
 		}
 	}
 	return "", false, nil
+}
+
+// Checksum is the SHA-1 of a file of n's log, in hexadecimal digits, as pgBackRest has it in
+// the names of what it archives.
+func (r *Repository) Checksum(n cluster.Node, file string) (string, error) {
+	f, err := os.Open(filepath.Join(n.DataDir(), pgwal.DirName, file))
+	if err != nil {
+		return "", fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	defer f.Close()
+	sum := sha1.New() //nolint:gosec // pgBackRest's choice; it protects from nobody
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // isWAL reports whether the file is there and is what its name says.

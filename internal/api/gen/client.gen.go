@@ -1140,9 +1140,9 @@ type Operation struct {
 	// Example: 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
 	ID string `json:"id"`
 
-	// Kind What it is. Asked for: failover, failback, start, rejoin. What controld does by itself: bootstrap (the first start,
+	// Kind What it is. Asked for: failover, failback, start, rejoin, backup. What controld does by itself: bootstrap (the first start,
 	// or the recorded primary's after a stop of everything), rejoin, align (the pooler's entries led where the nodes are),
-	// protect (what commits wait for, with replication.mode sync), archive (what was left of the WAL is pushed), cleanup (what a cancelled operation has left). unreadable: its
+	// protect (what commits wait for, with replication.mode sync), repository (its making), archive (what was left of the WAL is pushed), cleanup (what a cancelled operation has left). unreadable: its
 	// record cannot be read any more.
 	//
 	//
