@@ -83,8 +83,8 @@ func (f findings) assessCopies(degraded func(reason, detail, do string) health.C
 		return degraded("archive-conflict", fmt.Sprintf("the archive has another %s than the server that leads wants to archive: "+
 			"two servers have written on one timeline. Nothing is archived until that is settled", f.archive.Conflict),
 			"Make sure that only one node leads (GET /cluster), and that no other cluster uses this repository. Then move the primary "+
-				"(controld failover; with --mode emergency where that is refused for the WAL that waits): it goes on with a timeline of its "+
-				"own, and a full backup is made by itself.")
+				"(controld failover; with --mode emergency where that is refused for the WAL that waits): it goes on with a timeline "+
+				"of its own, and a full backup is made by itself.")
 	case f.severed:
 		h := f.archive.Holes()
 		return degraded("archive-hole", fmt.Sprintf("the archive lacks WAL of timeline %d from %s to %s, and no node has it: "+
