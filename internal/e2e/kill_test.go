@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"controld/internal/backup"
 	"controld/internal/node/archive"
 	"controld/internal/probe"
 	"controld/internal/testcluster"
@@ -705,12 +706,15 @@ func (c *cluster) inOrder(ctx context.Context) error {
 const settings = `current_setting('archive_command') || ' ' || current_setting('restore_command') || ' ' ||
 	current_setting('synchronous_standby_names') || ' ' || current_setting('autovacuum')`
 
+// ownSlots are the slots but for that which keeps WAL for the archive, on every node.
+const ownSlots = "(select * from pg_replication_slots where slot_name <> '" + backup.HoldSlot + "') own"
+
 func (c *cluster) primaryInOrder(ctx context.Context, primary, standby string) error {
 	var set string
 	var streams, slots int
 	err := c.query(ctx, primary, `select `+settings+`,
 		(select count(*) from pg_stat_replication where application_name = '`+standby+`' and state = 'streaming'),
-		(select count(*) from pg_replication_slots where not (active and slot_name = '`+standby+`'))`, &set, &streams, &slots)
+		(select count(*) from `+ownSlots+` where not (active and slot_name = '`+standby+`'))`, &set, &streams, &slots)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", primary, err)
@@ -727,7 +731,7 @@ func (c *cluster) primaryInOrder(ctx context.Context, primary, standby string) e
 func (c *cluster) standbyInOrder(ctx context.Context, standby string) error {
 	var set string
 	var slots int
-	err := c.query(ctx, standby, `select `+settings+`, (select count(*) from pg_replication_slots)`, &set, &slots)
+	err := c.query(ctx, standby, `select `+settings+`, (select count(*) from `+ownSlots+`)`, &set, &slots)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", standby, err)

@@ -141,7 +141,8 @@ var refusals = []refusal{
 		name: "no slot left for the way back", problem: "no-reverse-replication", check: "reverse-replication",
 		numbers: []string{"senders", "max_senders", "slots", "max_slots"},
 		make: func(c *cluster) func() {
-			c.psql("postgres_slave", "select pg_create_physical_replication_slot('full_' || i) from generate_series(1, 10) i")
+			c.psql("postgres_slave", `select pg_create_physical_replication_slot('full_' || i)
+				from generate_series(1, 10 - (select count(*) from pg_replication_slots)) i`)
 			return func() {
 				c.psql("postgres_slave", `select pg_drop_replication_slot(slot_name) from pg_replication_slots
 					where slot_name like 'full%'`)
@@ -480,7 +481,7 @@ func (c *cluster) picture() string {
 	const facts = `select 'recovery ' || pg_is_in_recovery() || ', timeline ' || case when pg_is_in_recovery()
 			then (select received_tli from pg_stat_wal_receiver)
 			else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end
-		union all select 'slot ' || slot_name from pg_replication_slots
+		union all select 'slot ' || slot_name from ` + ownSlots + `
 		union all select name || ' = ' || setting from pg_settings
 			where name in ('archive_command', 'restore_command', 'autovacuum',
 				'primary_conninfo', 'primary_slot_name', 'synchronous_standby_names')
