@@ -22,18 +22,18 @@ import (
 // DirName is the folder of the log in a data directory.
 const DirName = "pg_wal"
 
-// statusDir is the folder of pg_wal in which PostgreSQL notes what is to be archived (.ready)
+// StatusDir is the folder of the log in which PostgreSQL notes what is to be archived (.ready)
 // and what is archived, or need not be (.done): a file of the log that is whole has one of them.
-const statusDir = "archive_status"
+func StatusDir(dataDir string) string { return filepath.Join(dataDir, DirName, "archive_status") }
 
 // ReadyFile is there while the file waits to be archived by the server of dataDir.
 func ReadyFile(dataDir, file string) string {
-	return filepath.Join(dataDir, DirName, statusDir, file+".ready")
+	return filepath.Join(StatusDir(dataDir), file+".ready")
 }
 
 // DoneFile is there when the file is archived, or need not be.
 func DoneFile(dataDir, file string) string {
-	return filepath.Join(dataDir, DirName, statusDir, file+".done")
+	return filepath.Join(StatusDir(dataDir), file+".done")
 }
 
 // Ended reports whether the server of dataDir has noted that the file is whole.

@@ -216,12 +216,9 @@ func (v *Volumes) Compare(ctx context.Context, n, leader cluster.Node, limit int
 
 // exists reports whether the node's data directory holds the file.
 func exists(n cluster.Node, name string) (bool, error) {
-	_, err := os.Stat(filepath.Join(n.DataDir(), name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
+	is, err := there(filepath.Join(n.DataDir(), name))
 	if err != nil {
 		return false, fmt.Errorf("node %s: %w", n.Name, err)
 	}
-	return true, nil
+	return is, nil
 }

@@ -119,8 +119,9 @@ func isWAL(path string, segmentBytes int64) (bool, error) {
 	return is, err
 }
 
+// there reports whether path is there.
 func there(path string) (bool, error) {
-	_, err := os.Lstat(path)
+	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

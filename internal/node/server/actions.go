@@ -178,7 +178,7 @@ func (n *Init) discard(ctx context.Context, o node.Order, _ *os.File) error {
 	}
 	walDir := filepath.Join(n.cfg.dataDir(), pgwal.DirName)
 	removed := 0
-	for _, dir := range []string{walDir, filepath.Join(walDir, "archive_status")} {
+	for _, dir := range []string{walDir, pgwal.StatusDir(n.cfg.dataDir())} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return err

@@ -40,7 +40,7 @@ func (n *Init) setAside(o node.Order) error {
 	n.asideBusy.Lock()
 	defer n.asideBusy.Unlock()
 	overwritten := o.Action == node.ActionBaseBackup || o.Action == node.ActionRewind
-	entries, err := os.ReadDir(filepath.Dir(pgwal.ReadyFile(n.cfg.dataDir(), "")))
+	entries, err := os.ReadDir(pgwal.StatusDir(n.cfg.dataDir()))
 	if err != nil {
 		return fmt.Errorf("save WAL that the archive lacks: %w", err)
 	}

@@ -56,8 +56,9 @@ func (n *Init) removeOrphans() error {
 	}
 	for _, name := range names {
 		n.log.Info("WAL of a timeline that was taken back removed", "file", name)
-		for _, path := range []string{name, filepath.Join("archive_status", name+".ready"), filepath.Join("archive_status", name+".done")} {
-			if err := remove(filepath.Join(dir.Path, path)); err != nil {
+		data := n.cfg.dataDir()
+		for _, path := range []string{filepath.Join(dir.Path, name), pgwal.ReadyFile(data, name), pgwal.DoneFile(data, name)} {
+			if err := remove(path); err != nil {
 				return err
 			}
 		}
