@@ -16,7 +16,7 @@ func (c *cli) backupCommand() *cobra.Command {
 	list := c.backupList()
 	cmd := &cobra.Command{
 		Use:   "backup",
-		Short: "Make, list and show backups",
+		Short: "Make, plan, list and show backups",
 		Long: `Backups are made of the server that leads, wherever it is, into the repository on
 the volume pgbackrest-repo. Without a subcommand they are listed.
 
@@ -24,12 +24,13 @@ the volume pgbackrest-repo. Without a subcommand they are listed.
 		Example: `  controld backup
   controld backup run
   controld backup run --type full --reason "before the upgrade"
+  controld backup cycle
   controld backup show 2026-03-01_02-00-00`,
 		Args: cobra.NoArgs,
 		RunE: list.RunE,
 	}
 	cmd.Flags().AddFlagSet(list.Flags())
-	cmd.AddCommand(c.backupRun(), list, c.backupShow())
+	cmd.AddCommand(c.backupRun(), c.backupDay(), c.backupCycle(), list, c.backupShow())
 	return cmd
 }
 

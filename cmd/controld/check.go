@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"controld/internal/api/gen"
+	"controld/internal/app"
 	"controld/internal/client"
 	"controld/internal/config"
 )
@@ -85,6 +86,9 @@ func (c *cli) printFindings(findings []finding) error {
 
 func (c *cli) checkDaemon(ctx context.Context, file string) []finding {
 	cfg, err := config.Load(file, c.environ)
+	if err == nil {
+		err = app.Validate(cfg)
+	}
 	if err != nil {
 		return []finding{failed("settings", err)}
 	}

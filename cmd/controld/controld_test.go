@@ -158,6 +158,10 @@ func TestOutput(t *testing.T) {
 		{name: "operations-cancel-incomplete", before: incomplete, args: []string{"operations", "cancel", firstID}},
 		{name: "operations-list-given-up", before: givenUp, args: []string{"operations"}},
 		{name: "operations-follow-given-up", before: givenUp, args: []string{"operations", "follow", firstID}, code: exitIncomplete},
+		{name: "backup-cycle", change: someCycle, args: []string{"backup", "cycle"}},
+		{name: "backup-cycle-off", change: cycleOff, args: []string{"backup", "cycle"}},
+		{name: "backup-day", args: []string{"backup", "day", "3"}},
+		{name: "backup-day-unknown", args: []string{"backup", "day", "monday"}, code: exitUsage},
 		{name: "operations-show-unknown", args: []string{"operations", "show", "nine"}, code: exitUsage},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -186,6 +190,27 @@ func commands(lines ...string) func(*daemon) {
 			}
 		}
 	}
+}
+
+// someCycle has a day that is due, and fails.
+func someCycle(f *apitest.Fake) {
+	at := func(day, hour int) time.Time { return time.Date(2026, 3, day, hour, 0, 0, 0, time.UTC) }
+	ended, missed, running := at(2, 4), 1, firstID
+	f.Cycle = gen.Cycle{
+		Schedule: "0 3 * * *", Zone: "Europe/Madrid", Day: 1,
+		Days: []gen.CycleDay{
+			{Day: 1, Types: []gen.BackupType{"full"}}, {Day: 2, Types: []gen.BackupType{"incr"}},
+			{Day: 3, Types: []gen.BackupType{"incr", "diff"}}, {Day: 4, Types: []gen.BackupType{"diff", "full"}},
+		},
+		Last: &gen.CycleLast{Day: 1, EndedAt: &ended}, Running: &running,
+		Due:     &gen.CycleRun{Day: 3, Types: []gen.BackupType{"diff"}, At: at(4, 2), Missed: &missed},
+		Next:    &gen.CycleRun{Day: 4, Types: []gen.BackupType{"diff", "full"}, At: at(5, 2)},
+		Failing: &gen.CycleFailure{Day: 3, Attempts: 2, Since: at(4, 2), Detail: "the repository's disk is full"},
+	}
+}
+
+func cycleOff(f *apitest.Fake) {
+	f.Cycle = gen.Cycle{Schedule: "off", Zone: "UTC", Days: []gen.CycleDay{{Day: 1, Types: []gen.BackupType{"full"}}}}
 }
 
 // incomplete leaves a failover that is retried past its point of no return.
@@ -502,6 +527,10 @@ func TestCheck(t *testing.T) {
 	if out := d.run("check", "--daemon"); out.code != 0 || !strings.Contains(out.stdout, "container engine  ok") {
 		t.Errorf("%+v", out)
 	}
+	out = d.run("check", "--daemon", "--config", "testdata/schedule.yaml")
+	if out.code != exitError || !strings.Contains(out.stdout, `backup.schedule="@every 24h"`) {
+		t.Errorf("%+v", out)
+	}
 	out = d.run("check", "--daemon", "--config", "testdata/unknown.yaml")
 	if out.code != exitError || !strings.Contains(out.stdout, "postgres.shared_bufers") {
 		t.Errorf("%+v", out)
@@ -529,6 +558,7 @@ func TestExitCodesAreExplained(t *testing.T) {
 	for _, line := range []string{
 		"", "status", "failover", "failback", "start", "rejoin", "check",
 		"operations", "operations list", "operations show", "operations follow", "operations cancel",
+		"backup", "backup run", "backup day", "backup cycle", "backup list", "backup show",
 	} {
 		if out := d.run(append(strings.Fields(line), "--help")...); !strings.Contains(out.stdout, exitCodeHelp) {
 			t.Errorf("controld %s --help does not list the exit codes", line)

@@ -102,7 +102,8 @@ ask_health() { # URL of the API
 }
 
 # wait_until_healthy returns when all is well, or when clients can write and
-# nothing is on the way that would mend the rest, such as a first standby's copy.
+# nothing is on the way that would mend the rest, such as a first standby's copy or
+# the first backup, which controld tries again where it fails.
 wait_until_healthy() {
 	local deadline=$((SECONDS + wait_seconds)) patience=0 url
 	url=$(api_url)
@@ -112,7 +113,7 @@ wait_until_healthy() {
 		case $state in
 		ok) return 0 ;;
 		degraded)
-			grep -q '^  "operation": "' <<<"$health" && patience=0
+			grep -qE '^  "operation": "|"reason": "no-(repository|backup)"' <<<"$health" && patience=0
 			patience=$((patience + 1))
 			[ $patience -le 10 ] || return 0
 			;;

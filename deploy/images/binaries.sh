@@ -20,8 +20,12 @@ esac
 mkdir -p "$directory"
 exec 9>"$directory/.lock"
 flock 9
+before=$(sha256sum "$directory/$binary" 2>/dev/null || true)
 CGO_ENABLED=0 await go build "${go_flags[@]}" -tags="${GO_TAGS:-}" -ldflags="$link" -o "$directory/$binary" "$package" 2>"$work/log" || {
 	cat "$work/log" >&2
 	die "$directory/$binary could not be built."
 }
-[ $SECONDS -lt 5 ] || say "built $directory/$binary in $SECONDS s"
+# On a busy machine it takes a while to see that there is nothing to build.
+if [ $SECONDS -ge 5 ] && [ "$before" != "$(sha256sum "$directory/$binary")" ]; then
+	say "built $directory/$binary in $SECONDS s"
+fi

@@ -33,6 +33,7 @@ import (
 	"controld/internal/postgres"
 	"controld/internal/redis"
 	"controld/internal/render"
+	"controld/internal/schedule"
 	"controld/internal/volume"
 )
 
@@ -96,6 +97,10 @@ func (a *app) run(ctx context.Context) error {
 	}
 	set := settings(cfg)
 	set.Secret = func(name string) string { return secrets[name].Reveal() }
+	plan, err := plan(cfg.Backup)
+	if err != nil {
+		return err
+	}
 
 	release, err := volume.Claim(set.Nodes[0])
 	if err != nil {
@@ -170,10 +175,10 @@ func (a *app) run(ctx context.Context) error {
 	files := repository(cfg, set.Nodes)
 	all, err := parts{
 		out: out, manager: looksAfter, operations: operations, redis: cache,
-		backup: backup.Config{Stanza: cfg.Backup.Stanza, StuckAfter: cfg.Backup.StuckAfter, LookEvery: time.Minute},
+		backup: backup.Config{Stanza: cfg.Backup.Stanza, StuckAfter: cfg.Backup.StuckAfter, LookEvery: time.Minute, Plan: plan},
 		backups: backup.Parts{
 			Cluster: looksAfter, Servers: out.Servers, Tool: tool, Files: files, Logs: files, Archiving: archiving,
-			Operations: operations, Log: a.log,
+			Operations: operations, Facts: journal, Clock: clock(), Log: a.log,
 		},
 	}.capabilities()
 	if err != nil {
@@ -362,6 +367,31 @@ func sizes(cfg config.Config) render.Sizes {
 		MaxSlotWALKeepSize: cfg.Postgres.MaxSlotWALKeepSize, MaxPreparedTransactions: cfg.Postgres.MaxPreparedTransactions,
 		ArchiveTimeout: cfg.Backup.ArchiveTimeout,
 	}
+}
+
+// Validate names what is wrong with the settings that only the part which uses them can
+// judge. Run begins with it.
+func Validate(cfg config.Config) error {
+	_, err := plan(cfg.Backup)
+	return err
+}
+
+// plan is what backups are made by themselves, and when.
+func plan(cfg config.Backup) (backup.Plan, error) {
+	cycle, err := backup.ParseCycle(cfg.Cycle)
+	if err != nil {
+		return backup.Plan{}, fmt.Errorf("configuration: backup.cycle=%q: %w", cfg.Cycle, err)
+	}
+	p := backup.Plan{Cycle: cycle, Expression: cfg.Schedule, Zone: cfg.Zone}
+	if cfg.Schedule == "off" {
+		return p, nil
+	}
+	s, err := schedule.Parse(cfg.Schedule, cfg.Zone, cfg.Often)
+	if err != nil {
+		return backup.Plan{}, fmt.Errorf("configuration: backup.schedule=%q, backup.zone=%q: %w", cfg.Schedule, cfg.Zone, err)
+	}
+	p.Next = s.Next
+	return p, nil
 }
 
 // repository is the volume of the backups, with what pgBackRest is told of it.

@@ -2,7 +2,14 @@
 
 package app
 
-import "controld/internal/cluster"
+import (
+	"time"
+
+	"controld/internal/cluster"
+)
 
 // outside is where a test build puts its failpoints; this is none.
 func outside(o cluster.Outside) cluster.Outside { return o }
+
+// clock is where a test build puts one that is ahead; this is the machine's.
+func clock() func() time.Time { return time.Now }

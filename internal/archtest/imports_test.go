@@ -44,6 +44,7 @@ var may = map[string][]string{
 	"internal/node/rules": {"internal/node", "internal/pgcontrol"},
 	"internal/rights":     {"internal/node"},
 	"internal/render":     nil,
+	"internal/schedule":   nil,
 	"internal/config":     nil,
 
 	// The model: what a cluster is, and what is decided. Capabilities, wrappers, the
@@ -148,6 +149,7 @@ var only = map[string][]string{
 	"github.com/prometheus/":                     {"internal/metrics"},
 	"github.com/spf13/":                          {"cmd/controld"},
 	"github.com/knadh/":                          {"internal/config"},
+	"github.com/robfig/cron/":                    {"internal/schedule"},
 	"github.com/oapi-codegen/nethttp-middleware": {"internal/api"},
 }
 

@@ -30,6 +30,8 @@ type Config struct {
 	StuckAfter time.Duration
 	// LookEvery is the longest time between two looks at the repository.
 	LookEvery time.Duration
+	// Plan is what is made by itself.
+	Plan Plan
 }
 
 // A Cluster is what this package knows of the nodes.
@@ -63,6 +65,8 @@ type Parts struct {
 	Logs       Logs
 	Archiving  *Archiving
 	Operations *operation.Manager
+	Facts      cluster.Facts
+	Clock      func() time.Time // by which days are planned
 	Log        *slog.Logger
 }
 
@@ -73,6 +77,7 @@ type Backups struct {
 	seen atomic.Pointer[Seen]
 	// continuity is what was last seen of the archive.
 	continuity atomic.Pointer[Continuity]
+	progress   *progress // of the cycle
 
 	looking sync.Mutex    // one look at a time
 	wake    chan struct{} // something is to be done before the next look
@@ -89,7 +94,11 @@ type Seen struct {
 
 // New makes the capability and registers its kinds of operation.
 func New(cfg Config, parts Parts) (*Backups, error) {
-	b := &Backups{Parts: parts, cfg: cfg, wake: make(chan struct{}, 1)}
+	progress, err := newProgress(parts.Facts)
+	if err != nil {
+		return nil, err
+	}
+	b := &Backups{Parts: parts, cfg: cfg, progress: progress, wake: make(chan struct{}, 1)}
 	b.seen.Store(&Seen{Repository: Repository{State: RepositoryUnknown, Detail: "nobody has looked yet"}})
 	b.continuity.Store(&Continuity{})
 	for kind, build := range map[string]operation.Builder{
@@ -145,24 +154,42 @@ func (b *Backups) look(ctx context.Context) Seen {
 	return s
 }
 
-// soon is when the repository is looked at again while it is not as it should be.
-const soon = 3 * time.Second
+// Pauses between looks and attempts.
+const (
+	// soon is when the repository is looked at again while it is not as it should be.
+	soon = 3 * time.Second
+	// seldom is the longest pause after attempts at a backup that failed.
+	seldom = 15 * time.Minute
+)
 
-// Watch looks at the repository and the archive until ctx ends, and has made what is missing.
+// Watch looks at the repository and the archive until ctx ends, and has made what is missing
+// and what is due.
 func (b *Backups) Watch(ctx context.Context) {
 	var archive sync.WaitGroup
 	defer archive.Wait()
 	archive.Go(func() { b.keepArchive(ctx) })
-	for failures := 0; ctx.Err() == nil; {
+	failures, again := 0, time.Time{}
+	for ctx.Err() == nil {
 		s := b.Look(ctx)
-		did, ok := b.next(ctx, s)
-		pause := b.cfg.LookEvery
+		pause := min(b.cfg.LookEvery, b.untilDue())
+		var did attempt
+		if !time.Now().Before(again) {
+			did = b.next(ctx, s)
+		}
 		switch {
-		case did && ok:
+		case did.state == operation.Succeeded:
 			failures, pause = 0, 0 // there may be more to do
-		case did:
+		case did.kind != "":
+			longest := seldom
+			if did.kind == KindRepository {
+				longest = b.cfg.LookEvery
+			}
 			failures++
-			pause = min(pause, soon<<min(failures, 10))
+			wait := min(longest, soon<<min(failures, 10))
+			if did.state == operation.Cancelled && !did.gaveWay {
+				wait = longest // who has cancelled it does not want it now
+			}
+			again, pause = time.Now().Add(wait), min(pause, wait)
 		case s.State != RepositoryOK || !b.archives():
 			pause = min(pause, soon)
 		}
@@ -174,38 +201,62 @@ func (b *Backups) Watch(ctx context.Context) {
 	}
 }
 
-// next has done what is missing, and waits for its end. did: something was missing; ok: it
-// was done.
-func (b *Backups) next(ctx context.Context, s Seen) (did, ok bool) {
+// An attempt is what controld has done by itself.
+type attempt struct {
+	kind    string          // of operation; empty: there was nothing to do
+	state   operation.State // it came to; empty: it was not even started
+	gaveWay bool
+}
+
+// next has done what is missing or due, and waits for its end.
+func (b *Backups) next(ctx context.Context, s Seen) attempt {
 	leader, able := b.ready()
-	if !able || s.Missing != "" || len(b.Operations.Holding(operation.Repository)) > 0 {
-		return false, true
+	if !able || s.Missing != "" || len(b.Operations.Holding(operation.Repository)) > 0 || b.moving() {
+		return attempt{}
 	}
-	owed := b.owed()
 	var rec operation.Record
 	var err error
+	archives := s.State == RepositoryOK && b.archives()
+	if archives {
+		err = b.begins()
+	}
+	owed := b.owed()
+	run, due := b.due()
+	day := false
+	kind := KindBackup
 	switch {
-	case s.State == RepositoryNew, s.State == RepositoryOK && !b.archives():
+	case err != nil:
+	case s.State == RepositoryNew, s.State == RepositoryOK && !archives:
+		kind = KindRepository
 		why := "the cluster " + leader.Node.Name + " leads has no repository yet"
 		rec, err = b.start(ctx, operation.Spec{Kind: KindRepository, Reason: why, Caller: daemon}, params{})
-	case s.State == RepositoryOK && owed != nil:
+	case archives && owed != nil:
 		rec, err = b.startBackup(ctx, *owed, "again: the one before gave way to another operation")
-	case s.State == RepositoryOK && b.severed(s.Copies):
+	case archives && b.severed(s.Copies):
 		h := b.Continuity().Holes()
 		why := fmt.Sprintf("the archive lacks WAL up to %s for good: what was made before does not reach the present", h[len(h)-1].To)
 		rec, err = b.startBackup(ctx, params{Types: []Type{Full}}, why)
-	case s.State == RepositoryOK && !hasFull(s.Copies):
-		rec, err = b.startBackup(ctx, params{Types: []Type{Full}}, "there is no backup yet")
+	case archives && !hasFull(s.Copies):
+		rec, err = b.startBackup(ctx, b.first(), "there is no backup yet")
+	case archives && due:
+		day = true
+		rec, err = b.startBackup(ctx, params{Types: run.Types, Day: run.Day, Slot: run.Slot, Moves: true}, run.why())
 	default:
-		return false, true
+		return attempt{}
 	}
 	if err == nil {
 		rec, err = b.Operations.Wait(ctx, rec.ID)
 	}
+	if day && ctx.Err() == nil {
+		b.progress.attempted(run.Day, b.Clock(), rec, err)
+	}
 	if err != nil && ctx.Err() == nil {
 		b.Log.Warn("work on the repository not started", "err", err)
 	}
-	return true, err == nil && rec.State == operation.Succeeded
+	if err != nil {
+		return attempt{kind: kind}
+	}
+	return attempt{kind, rec.State, rec.GaveWayTo != ""}
 }
 
 // owed is what the newest backup was to make that gave way to a failover, or the like; nil
@@ -220,10 +271,12 @@ func (b *Backups) owed() *params {
 		return nil
 	}
 	var owed struct {
-		Types  []Type   `json:"types"`
-		Labels []string `json:"labels"`
-		Mode   Mode     `json:"mode"`
-		Day    int      `json:"cycle_day"`
+		Types  []Type    `json:"types"`
+		Labels []string  `json:"labels"`
+		Mode   Mode      `json:"mode"`
+		Day    int       `json:"cycle_day"`
+		Slot   time.Time `json:"cycle_slot"`
+		Moves  bool      `json:"moves_cycle"`
 	}
 	encoded, err := json.Marshal(recs[0].Result)
 	if err == nil {
@@ -232,7 +285,7 @@ func (b *Backups) owed() *params {
 	if err != nil || len(owed.Types) <= len(owed.Labels) {
 		return nil
 	}
-	return &params{Types: owed.Types[len(owed.Labels):], Mode: owed.Mode, Day: owed.Day}
+	return &params{Types: owed.Types[len(owed.Labels):], Mode: owed.Mode, Day: owed.Day, Slot: owed.Slot, Moves: owed.Moves}
 }
 
 // severed reports whether there is a hole in the archive, and no full from after it.
@@ -262,8 +315,11 @@ type params struct {
 	Types []Type `json:"types,omitempty"`
 	Mode  Mode   `json:"mode,omitempty"`
 	// Day is the day of the cycle that this is; 0: none.
-	Day    int    `json:"day,omitempty"`
-	Reason string `json:"reason,omitempty"`
+	Day int `json:"day,omitempty"`
+	// Moves: when it is made the cycle stands at Day, and what was planned until Slot is served.
+	Moves  bool      `json:"moves,omitempty"`
+	Slot   time.Time `json:"slot,omitzero"`
+	Reason string    `json:"reason,omitempty"`
 }
 
 // startBackup starts one that controld decides on by itself.

@@ -49,6 +49,10 @@ func Records(copies []Copy, dir func(label string) string) []Record {
 	return records
 }
 
+// NearlyFull reports whether a backup that is no full has copied nearly everything, as the
+// first one after a failover does: the files of two nodes differ by hints that say nothing.
+func (c Copy) NearlyFull() bool { return c.Type != Full && c.CopiedBytes*5 >= c.Bytes*4 && c.Bytes > 0 }
+
 // Find returns the record with this key, with or without its prefix, or label.
 func Find(records []Record, name string) (Record, bool) {
 	at := slices.IndexFunc(records, func(r Record) bool {

@@ -22,6 +22,8 @@ func (b *Backups) Commands(kit command.Kit) []command.Route {
 	return []command.Route{
 		{Method: http.MethodGet, Path: "/backups", Handler: c.list},
 		{Method: http.MethodPost, Path: "/backups", Handler: c.start},
+		{Method: http.MethodGet, Path: "/backups/cycle", Handler: c.cycle},
+		{Method: http.MethodPost, Path: "/backups/cycle/{day}", Handler: c.startDay},
 		{Method: http.MethodGet, Path: "/backups/{key}", Handler: c.show},
 	}
 }
@@ -69,6 +71,68 @@ func (c commands) start(w http.ResponseWriter, r *http.Request) {
 	c.kit.Run(w, r, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
 		return c.b.Backup(ctx, request, by)
 	})
+}
+
+func (c commands) startDay(w http.ResponseWriter, r *http.Request) {
+	var body gen.DayRequest
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil && !errors.Is(err, io.EOF) {
+		c.kit.Fail(w, r, err)
+		return
+	}
+	day, _ := strconv.Atoi(r.PathValue("day")) // the contract has checked it
+	if days := len(c.b.cfg.Plan.Cycle); day > days {
+		c.kit.Fail(w, r, &command.Unknown{Type: "/problems/unknown-day",
+			Detail: fmt.Sprintf("the cycle has no day %d: its days are 1 to %d; GET /backups/cycle lists them", day, days)})
+		return
+	}
+	request := DayRequest{
+		Day: day, Reason: gen.Value(body.Reason), Keep: gen.Value(body.KeepCycle), CancelRunning: gen.Value(body.CancelRunning),
+	}
+	c.kit.Run(w, r, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
+		return c.b.Day(ctx, request, by)
+	})
+}
+
+func (c commands) cycle(w http.ResponseWriter, _ *http.Request) {
+	plan, now := c.b.cfg.Plan, c.b.Clock()
+	served, failing := c.b.progress.get()
+	g := gen.Cycle{Schedule: "off", Zone: plan.Zone, Days: []gen.CycleDay{}, Day: served.Day}
+	for i, types := range plan.Cycle {
+		g.Days = append(g.Days, gen.CycleDay{Day: i + 1, Types: typesOf(types)})
+	}
+	if served.Day > 0 {
+		g.Last = &gen.CycleLast{Day: served.Day, EndedAt: gen.Optional(served.EndedAt), Operation: gen.Optional(served.Operation)}
+	}
+	for _, open := range c.b.Operations.Open() {
+		if dayOf(open) > 0 {
+			g.Running = &open.ID
+		}
+	}
+	if failing != nil {
+		g.Failing = &gen.CycleFailure{Day: failing.Day, Attempts: failing.Attempts, Since: failing.Since.UTC(), Detail: failing.Detail}
+	}
+	if plan.Next != nil {
+		g.Schedule = plan.Expression
+		if run, due := c.b.due(); due {
+			g.Due = cycleRun(run)
+		}
+		if run, is := plan.Cycle.NextRun(plan.Next, served, now); is {
+			g.Next = cycleRun(run)
+		}
+	}
+	c.kit.JSON(w, http.StatusOK, g)
+}
+
+func cycleRun(r Run) *gen.CycleRun {
+	return &gen.CycleRun{Day: r.Day, Types: typesOf(r.Types), At: r.Slot.UTC(), Missed: gen.Optional(r.Missed)}
+}
+
+func typesOf(types []Type) []gen.BackupType {
+	out := make([]gen.BackupType, len(types))
+	for i, t := range types {
+		out[i] = gen.BackupType(t)
+	}
+	return out
 }
 
 // records are those of the catalogue, as of the last look.
@@ -144,7 +208,7 @@ func (c commands) backup(r Record) gen.Backup {
 		StartedAt: r.StartedAt, EndedAt: r.EndedAt, DurationMs: float64(r.EndedAt.Sub(r.StartedAt)) / float64(time.Millisecond),
 		WalStart: gen.Optional(r.WALStart), WalStop: gen.Optional(r.WALStop),
 		DatabaseBytes: r.Bytes, CopiedBytes: r.CopiedBytes, RepositoryBytes: r.RepoBytes, OwnBytes: r.RepoOwnBytes,
-		Reason: gen.Optional(r.Reason), Operation: gen.Optional(r.Operation),
+		Reason: gen.Optional(r.Reason), Operation: gen.Optional(r.Operation), NearlyFull: gen.Optional(r.NearlyFull()),
 	}
 	if r.Mode == Online {
 		start, stop, timeline := r.LSNStart.String(), r.LSNStop.String(), int(r.Timeline)

@@ -40,6 +40,9 @@ type world struct {
 	copyTime time.Duration // what a backup takes
 	stuck    bool          // a backup makes no progress
 	fail     *Failure      // what the next backups end with
+	plan     Plan          // what controld makes by itself
+	// brokenChain: what builds on another backup fails.
+	brokenChain bool
 
 	wal logs
 }
@@ -105,8 +108,9 @@ func (w *world) controld(dir string) (b *Backups, operations *operation.Manager,
 			w.t.Fatal(err)
 		}
 	}
-	b, err = New(Config{Stanza: "main", StuckAfter: 10 * time.Minute, LookEvery: time.Minute}, Parts{
-		Cluster: w, Servers: w, Tool: w, Files: w, Logs: w, Archiving: archiving, Operations: operations, Log: log,
+	b, err = New(Config{Stanza: "main", StuckAfter: 10 * time.Minute, LookEvery: time.Minute, Plan: w.plan}, Parts{
+		Cluster: w, Servers: w, Tool: w, Files: w, Logs: w, Archiving: archiving, Operations: operations,
+		Facts: journal, Clock: time.Now, Log: log,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -123,7 +127,7 @@ func (w *world) controld(dir string) (b *Backups, operations *operation.Manager,
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(time.Second):
+			case <-time.After(10 * time.Second):
 			}
 		}
 	}()
@@ -316,6 +320,9 @@ func (w *world) Begin(_ context.Context, id string, o Order) error {
 	}
 	if w.fail != nil {
 		j.err = w.fail
+	}
+	if w.brokenChain && o.Type != Full {
+		j.err = &Failure{Kind: FailureLabel, Code: 106, Said: "new backup label is not later than latest backup label"}
 	}
 	if j.err != nil {
 		close(j.ended)

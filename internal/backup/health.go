@@ -20,6 +20,7 @@ const (
 // Components judges what was last seen. It never blocks.
 func (b *Backups) Components(now time.Time) []health.Component {
 	f := findings{seen: b.Seen(), archive: b.Continuity(), now: now, on: b.archives(), severed: b.severed(b.Seen().Copies)}
+	_, f.failing = b.progress.get()
 	for _, s := range b.Cluster.View().Nodes {
 		if s.Container.Exists && !s.Init.Archives {
 			f.unable = append(f.unable, s.Node.Container)
@@ -35,6 +36,7 @@ type findings struct {
 	unable  []string // containers that cannot archive
 	on      bool     // WAL is archived
 	severed bool     // a hole is in the archive, and no full from after it
+	failing *Failing // a day of the cycle
 	now     time.Time
 }
 
@@ -90,6 +92,10 @@ func (f findings) assessCopies(degraded func(reason, detail, do string) health.C
 		return degraded("archive-hole", fmt.Sprintf("the archive lacks WAL of timeline %d from %s to %s, and no node has it: "+
 			"no backup from before it is recovered to a moment after it", h[len(h)-1].Timeline, h[len(h)-1].From, h[len(h)-1].To),
 			"controld makes a full backup by itself. If that fails: controld operations list --kind backup says why.")
+	case f.failing != nil:
+		return degraded("backup-failed", fmt.Sprintf("day %d of the cycle of backups has failed %s since %s: %s",
+			f.failing.Day, times(f.failing.Attempts), f.failing.Since.UTC().Format(time.RFC3339), f.failing.Detail),
+			"It is tried again by itself. All attempts: controld operations list --kind backup.")
 	case f.now.Sub(last) > OverdueAfter:
 		return degraded("backup-overdue", "the last good backup was made "+age(last)+" ago", "Make one: controld backup run.")
 	case f.now.Sub(full) > FullOverdueAfter:
@@ -100,4 +106,11 @@ func (f findings) assessCopies(degraded func(reason, detail, do string) health.C
 			"Free space there or grow it. When it is full, WAL stays on the primary, and fills its disk.")
 	}
 	return health.Fine(component)
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }

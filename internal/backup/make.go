@@ -16,13 +16,17 @@ import (
 
 // state is what the steps of a backup learn from each other.
 type state struct {
-	Types   []Type `json:"types"` // those that are made, one after the other
-	Asked   []Type `json:"asked"` // those that were asked for
-	Mode    Mode   `json:"mode"`
-	Day     int    `json:"day,omitempty"`
-	Reason  string `json:"reason,omitempty"`
-	Primary string `json:"primary,omitempty"` // the node that was copied from last
-	Made    []made `json:"made,omitempty"`
+	Types   []Type    `json:"types"` // those that are made, one after the other
+	Asked   []Type    `json:"asked"` // those that were asked for
+	Mode    Mode      `json:"mode"`
+	Day     int       `json:"day,omitempty"`
+	Moves   bool      `json:"moves,omitempty"` // see params
+	Slot    time.Time `json:"slot,omitzero"`
+	Reason  string    `json:"reason,omitempty"`
+	Primary string    `json:"primary,omitempty"` // the node that was copied from last
+	// Promoted is why a full was made instead of what was asked for.
+	Promoted string `json:"promoted,omitempty"`
+	Made     []made `json:"made,omitempty"`
 }
 
 // made is a backup that this operation has made, or has found to be needless.
@@ -51,7 +55,8 @@ const (
 func (b *Backups) backupWork(p params) operation.Runnable {
 	return operation.Work[state]{
 		Prepare: func(ctx context.Context, s *state) (operation.Prepared, error) {
-			s.Types, s.Asked, s.Mode, s.Day, s.Reason = p.Types, p.Types, p.Mode, p.Day, p.Reason
+			s.Types, s.Asked, s.Mode, s.Reason = p.Types, p.Types, p.Mode, p.Reason
+			s.Day, s.Moves, s.Slot = p.Day, p.Moves, p.Slot
 			if s.Mode == "" {
 				s.Mode = Online
 			}
@@ -96,7 +101,13 @@ func result(s *state) map[string]any {
 		r["primary"] = s.Primary
 	}
 	if s.Day > 0 {
-		r["cycle_day"] = s.Day
+		r["cycle_day"], r["moves_cycle"] = s.Day, s.Moves
+	}
+	if s.Moves {
+		r["cycle_slot"] = s.Slot
+	}
+	if s.Promoted != "" {
+		r["promoted"] = s.Promoted
 	}
 	if len(s.Made) > 0 {
 		last := s.Made[len(s.Made)-1]
@@ -136,18 +147,20 @@ func (b *Backups) prepare(ctx context.Context, s *state) (operation.Prepared, er
 	if len(s.Types) == 0 {
 		s.Types = []Type{Incremental}
 	}
-	promoted := ""
 	if s.Types[0] != Full && !hasFull(seen.Copies) {
-		promoted = fmt.Sprintf("; %s is made a full, for there is none to build on", s.Types[0])
+		s.Promoted = fmt.Sprintf("%s is made a full, for there is none to build on", joinTypes(s.Types, " and "))
 		s.Types = []Type{Full}
 	}
 	full := lastFull(seen.Copies)
 	room := seen.DiskBytes == 0 || s.Types[len(s.Types)-1] != Full || seen.FreeBytes > full.RepoOwnBytes+spaceSpare
 	checks := []operation.Check{
-		operation.NewCheck("primary", true, "", nil, "%s leads (pg_is_in_recovery)%s", servers.Primary.Name, promoted),
+		operation.NewCheck("primary", true, "", nil, "%s leads (pg_is_in_recovery)", servers.Primary.Name),
 		operation.NewCheck("space", room, "repository-full",
 			map[string]any{"free_bytes": seen.FreeBytes, "last_full_bytes": full.RepoOwnBytes},
 			"the repository's disk has %d bytes left, the last full took %d", seen.FreeBytes, full.RepoOwnBytes),
+	}
+	if s.Promoted != "" {
+		checks = append(checks, operation.NewCheck("chain", true, "", nil, "%s", s.Promoted))
 	}
 	if len(servers.Silent) > 0 {
 		checks = append(checks, operation.NewCheck("servers", true, "", nil, "left out of this run: %s",
@@ -197,15 +210,32 @@ func (b *Backups) makeOne(ctx context.Context, s *state, i int, t Type) error {
 			err = b.begin(ctx, s, id, t)
 		}
 	}
-	var failure *Failure
-	if errors.As(err, &failure) && failure.Kind == FailureUnchanged {
+	if isFailure(err, FailureLabel) && t != Full {
+		s.Promoted = fmt.Sprintf("%s is made a full, for pgbackrest cannot build on what is there: %v", t, err)
+		b.Log.Warn("a backup is made a full", "why", s.Promoted)
+		err = b.begin(ctx, s, id, Full)
+	}
+	switch {
+	case isFailure(err, FailureUnchanged):
 		s.Made = append(s.Made, made{Type: t, Requested: t, Container: s.Primary, Unchanged: true})
-		return nil
-	}
-	if err != nil {
+	case isFailure(err, FailureLabel):
+		return fmt.Errorf("%w; the clock is behind the newest backup: was it set back? Backups are made again when it has passed that", err)
+	case err != nil:
 		return err
+	default:
+		if err := b.judge(ctx, s, id, t); err != nil {
+			return err
+		}
 	}
-	return b.judge(ctx, s, id, t)
+	if s.Moves && i == len(s.Types)-1 {
+		return b.serve(ctx, s)
+	}
+	return nil
+}
+
+func isFailure(err error, kind FailureKind) bool {
+	var failure *Failure
+	return errors.As(err, &failure) && failure.Kind == kind
 }
 
 // begin makes a backup of who leads now.

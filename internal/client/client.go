@@ -253,6 +253,13 @@ func (c *Client) Backups(ctx context.Context, p gen.ListBackupsParams) (gen.Back
 	})
 }
 
+// Cycle is the cycle of backups, and where it stands.
+func (c *Client) Cycle(ctx context.Context) (gen.Cycle, error) {
+	return ask[gen.Cycle](ctx, c, readTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.GetCycle(ctx)
+	})
+}
+
 // Backup is one backup, by its key or label.
 func (c *Client) Backup(ctx context.Context, key string) (gen.Backup, error) {
 	return ask[gen.Backup](ctx, c, readTimeout, func(ctx context.Context) (*http.Response, error) {
@@ -264,6 +271,13 @@ func (c *Client) Backup(ctx context.Context, key string) (gen.Backup, error) {
 func (c *Client) StartBackup(ctx context.Context, r gen.BackupRequest, key string) (gen.Operation, error) {
 	return ask[gen.Operation](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {
 		return c.api.StartBackup(ctx, &gen.StartBackupParams{Prefer: async, IdempotencyKey: keyed(key)}, r)
+	})
+}
+
+// StartDay makes the backups of a day of the cycle.
+func (c *Client) StartDay(ctx context.Context, day int, r gen.DayRequest, key string) (gen.Operation, error) {
+	return ask[gen.Operation](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.StartDay(ctx, day, &gen.StartDayParams{Prefer: async, IdempotencyKey: keyed(key)}, r)
 	})
 }
 

@@ -123,6 +123,12 @@ type Backup struct {
 	// ArchiveTimeout bounds what an idle cluster has not archived: a segment is ended, and
 	// archived, when something in it is so old.
 	ArchiveTimeout time.Duration `koanf:"archive_timeout"`
+	// Schedule is when a day of the cycle is made, as a cron expression; off: never by itself.
+	Schedule string `koanf:"schedule"`
+	Zone     string `koanf:"zone"` // of its times
+	// Often: the schedule may name times that are less than twelve hours apart.
+	Often bool   `koanf:"often"`
+	Cycle string `koanf:"cycle"` // what each day makes, see backup.ParseCycle
 }
 
 // Engine is the container engine.
@@ -184,6 +190,7 @@ func Default(prefix string) Config {
 			ControlDir: "/control", RepositoryDir: "/var/lib/pgbackrest", Stanza: "main",
 			Processes: 4, CompressType: "zst", CompressLevel: 3, StartFast: true,
 			Encryption: "none", Priority: "idle", StuckAfter: 10 * time.Minute, ArchiveTimeout: time.Minute,
+			Schedule: "0 3 * * *", Zone: "UTC", Cycle: "full; incr; incr,diff; incr; incr,diff; diff,full",
 		},
 		Audit: Audit{Keep: 10_000, KeepFor: 400 * 24 * time.Hour},
 		Log:   Log{Level: "info"},

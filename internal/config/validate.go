@@ -67,6 +67,10 @@ func (b Backup) validate(v *problems) {
 	v.oneOf("backup.priority", b.Priority, "idle", "normal")
 	v.duration("backup.stuck_after", b.StuckAfter, time.Minute, 24*time.Hour)
 	v.duration("backup.archive_timeout", b.ArchiveTimeout, time.Second, 24*time.Hour)
+	// What they say is read by who plans by them.
+	v.filled("backup.schedule", b.Schedule)
+	v.filled("backup.zone", b.Zone)
+	v.filled("backup.cycle", b.Cycle)
 }
 
 func (c Config) validateNodes(v *problems) {

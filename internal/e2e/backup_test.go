@@ -26,6 +26,7 @@ type backupRecord struct {
 	Needs      []string `json:"needs"`
 	Consistent bool     `json:"consistent"`
 	Operation  string   `json:"operation"`
+	CycleDay   int      `json:"cycle_day"`
 }
 
 // backups are those in the repository, the oldest first.
@@ -40,8 +41,8 @@ func (c *cluster) backups() []backupRecord {
 	return list.Backups
 }
 
-// TestBackups is the test that the scripts before had: a backup on the first primary, a
-// failover, one on the other, a failback, one on the first again. Each says of whom it is.
+// TestBackups is the test that the scripts before had: day 1 on the first primary, a
+// failover, day 2 on the other, a failback, day 4 on the first again. Each says of whom it is.
 func TestBackups(t *testing.T) {
 	t.Parallel()
 	c := upAlone(t)
@@ -50,19 +51,30 @@ func TestBackups(t *testing.T) {
 		t.Fatalf("backups of a new cluster: %+v", first)
 	}
 	c.run("/failover", nil)
-	c.run("/backups", map[string]any{"type": "incr"})
+	c.run("/backups/cycle/2", nil)
 	c.run("/failback", nil)
-	c.run("/backups", nil)
+	c.run("/backups/cycle/4", map[string]any{"reason": "the scripts' own test"})
 	all := c.backups()
-	want := []struct{ tipo, node string }{
-		{"completo", "postgres_master"}, {"incremental", "postgres_slave"}, {"incremental", "postgres_master"},
+	var cycle struct {
+		Day  int
+		Next struct{ Day int }
+	}
+	if a := c.call("viewer", "GET", "/backups/cycle", nil); json.Unmarshal(a.Body, &cycle) != nil || cycle.Day != 4 || cycle.Next.Day != 5 {
+		t.Errorf("GET /backups/cycle: %d %s", a.Status, a.Body)
+	}
+	want := []struct {
+		tipo, node string
+		day        int
+	}{
+		{"completo", "postgres_master", 1}, {"incremental", "postgres_slave", 2}, {"incremental", "postgres_master", 4},
 	}
 	if len(all) != len(want) {
 		t.Fatalf("%d backups: %+v", len(all), all)
 	}
 	for i, b := range all {
 		tool := b.Metodo + " " + b.Stanza
-		if b.Tipo != want[i].tipo || b.Primary != c.Container(want[i].node) || !b.Consistent || tool != "pgBackRest main" {
+		of := b.CycleDay == want[i].day && b.Primary == c.Container(want[i].node)
+		if !of || b.Tipo != want[i].tipo || !b.Consistent || tool != "pgBackRest main" {
 			t.Errorf("backup %d: %+v, want %v", i, b, want[i])
 		}
 		if b.Key != "backup:"+b.Fecha+"_"+strings.ReplaceAll(b.Hora, ":", "-") {
@@ -76,6 +88,7 @@ func TestBackups(t *testing.T) {
 		}
 	}
 	c.refused("/backups", map[string]any{"mode": "offline"}, 409, "inconsistent")
+	c.refused("/backups/cycle/7", nil, 404, "unknown-day")
 	if a := c.call("viewer", "GET", "/backups/2001-01-01_00-00-00", nil); a.Status != 404 {
 		t.Errorf("an unknown key: %d %s", a.Status, a.Body)
 	}

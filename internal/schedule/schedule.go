@@ -40,8 +40,7 @@ func Parse(expression, zone string, often bool) (*Schedule, error) {
 	}
 	wall, err := cron.ParseStandard(expression)
 	if err != nil {
-		return nil, fmt.Errorf("%w: write minute, hour, day of month, month and day of week, such as 0 3 * * * for three o'clock each night",
-			err)
+		return nil, fmt.Errorf("%w: write minute, hour, day of month, month and day of week, such as 0 3 * * * for three o'clock", err)
 	}
 	s := &Schedule{wall: wall, zone: location}
 	return s, s.check(often)
@@ -61,7 +60,7 @@ func (s *Schedule) check(often bool) error {
 			return nil
 		}
 		if next.Sub(last) < closest {
-			return fmt.Errorf("it fires at %s and again at %s: at the most once in twelve hours, or allow more",
+			return fmt.Errorf("it fires at %s and again at %s: name times that are twelve hours apart, or allow more with backup.often",
 				last.Format("15:04"), next.Format("15:04"))
 		}
 		last = next

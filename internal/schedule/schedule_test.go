@@ -61,16 +61,28 @@ func TestNext(t *testing.T) {
 			[]string{"2027-03-28T01:00:00Z", "2027-03-29T00:30:00Z"},
 		},
 		{"the gap's end", "0 3 * * *", "Europe/Madrid", "2027-03-27T12:00:00Z", []string{"2027-03-28T01:00:00Z", "2027-03-29T01:00:00Z"}},
-		{"two in the gap are one", "0,30 2 * * *", "Europe/Madrid", "2027-03-28T00:59:59Z", []string{"2027-03-28T01:00:00Z", "2027-03-29T00:00:00Z"}},
+		{
+			"two in the gap are one", "0,30 2 * * *", "Europe/Madrid", "2027-03-28T00:59:59Z",
+			[]string{"2027-03-28T01:00:00Z", "2027-03-29T00:00:00Z"},
+		},
 		// 2027-10-31 01:00Z: 03:00 becomes 02:00.
 		{
 			"the hour that comes twice", "30 2 * * *", "Europe/Madrid", "2027-10-30T12:00:00Z",
 			[]string{"2027-10-31T00:30:00Z", "2027-11-01T01:30:00Z"},
 		},
 		{"asked for in its second pass", "30 2 * * *", "Europe/Madrid", "2027-10-31T01:10:00Z", []string{"2027-11-01T01:30:00Z"}},
-		{"a change at midnight", "0 0 * * *", "America/Santiago", "2026-09-05T12:00:00Z", []string{"2026-09-06T04:00:00Z", "2026-09-07T03:00:00Z"}},
-		{"half an hour", "15 2 * * *", "Australia/Lord_Howe", "2026-10-03T00:00:00Z", []string{"2026-10-03T15:30:00Z", "2026-10-04T15:15:00Z"}},
-		{"a day that was left out", "0 12 * * *", "Pacific/Apia", "2011-12-29T22:00:01Z", []string{"2011-12-30T10:00:00Z", "2011-12-30T22:00:00Z"}},
+		{
+			"a change at midnight", "0 0 * * *", "America/Santiago", "2026-09-05T12:00:00Z",
+			[]string{"2026-09-06T04:00:00Z", "2026-09-07T03:00:00Z"},
+		},
+		{
+			"half an hour", "15 2 * * *", "Australia/Lord_Howe", "2026-10-03T00:00:00Z",
+			[]string{"2026-10-03T15:30:00Z", "2026-10-04T15:15:00Z"},
+		},
+		{
+			"a day that was left out", "0 12 * * *", "Pacific/Apia", "2011-12-29T22:00:01Z",
+			[]string{"2011-12-30T10:00:00Z", "2011-12-30T22:00:00Z"},
+		},
 		{"29 February", "0 3 29 2 *", "UTC", "2026-12-01T00:00:00Z", []string{"2028-02-29T03:00:00Z", "2032-02-29T03:00:00Z"}},
 	} {
 		at, err := time.Parse(time.RFC3339Nano, tt.from)
@@ -90,7 +102,9 @@ func TestNext(t *testing.T) {
 // Over years of any zone a daily schedule fires once for each day, at times that rise, and
 // not more than a day and a jump apart.
 func TestOnceEachDay(t *testing.T) {
-	for _, zone := range []string{"UTC", "Europe/Madrid", "America/Santiago", "America/St_Johns", "Australia/Lord_Howe", "Africa/Casablanca"} {
+	for _, zone := range []string{
+		"UTC", "Europe/Madrid", "America/Santiago", "America/St_Johns", "Australia/Lord_Howe", "Africa/Casablanca",
+	} {
 		for _, expression := range []string{"0 0 * * *", "30 0 * * *", "30 1 * * *", "30 2 * * *", "0 3 * * *", "59 23 * * *"} {
 			s := parse(t, expression, zone)
 			at := s.Next(time.Date(2026, 1, 1, 12, 0, 0, 0, s.zone))

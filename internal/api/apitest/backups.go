@@ -11,8 +11,8 @@ import (
 	"controld/internal/operation"
 )
 
-// Backups serves the commands of backups: what BackupList and OneBackup hold, whatever is asked, and
-// backups that change nothing.
+// Backups serves the commands of backups: what BackupList, OneBackup and Cycle hold, whatever is asked,
+// and backups that change nothing.
 func (f *Fake) Backups(kit command.Kit) []command.Route {
 	return []command.Route{
 		{Method: http.MethodGet, Path: "/backups", Handler: func(w http.ResponseWriter, _ *http.Request) {
@@ -25,17 +25,25 @@ func (f *Fake) Backups(kit command.Kit) []command.Route {
 			}
 			kit.JSON(w, http.StatusOK, f.OneBackup)
 		}},
-		{Method: http.MethodPost, Path: "/backups", Handler: func(w http.ResponseWriter, r *http.Request) {
-			asked := map[string]any{}
-			if err := json.NewDecoder(r.Body).Decode(&asked); err != nil && !errors.Is(err, io.EOF) {
-				kit.Fail(w, r, err)
-				return
-			}
-			kit.Run(w, r, func(_ context.Context, by operation.Caller) (operation.Record, error) {
-				return f.start("backup", "incr", "", asked, by, func() map[string]any {
-					return map[string]any{"type": "incr", "label": "L"}
-				})
-			})
+		{Method: http.MethodGet, Path: "/backups/cycle", Handler: func(w http.ResponseWriter, _ *http.Request) {
+			kit.JSON(w, http.StatusOK, f.Cycle)
 		}},
+		{Method: http.MethodPost, Path: "/backups", Handler: f.backup(kit)},
+		{Method: http.MethodPost, Path: "/backups/cycle/{day}", Handler: f.backup(kit)},
+	}
+}
+
+func (f *Fake) backup(kit command.Kit) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		asked := map[string]any{}
+		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil && !errors.Is(err, io.EOF) {
+			kit.Fail(w, r, err)
+			return
+		}
+		kit.Run(w, r, func(_ context.Context, by operation.Caller) (operation.Record, error) {
+			return f.start("backup", "incr", "", asked, by, func() map[string]any {
+				return map[string]any{"type": "incr", "label": "L", "cycle_day": r.PathValue("day")}
+			})
+		})
 	}
 }

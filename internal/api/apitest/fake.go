@@ -49,8 +49,8 @@ type Fake struct {
 	Err error
 	// Panic makes View panic.
 	Panic bool
-	// BackupList and OneBackup are what the commands of backups answer; nil: there is none.
-	BackupList, OneBackup any
+	// BackupList, OneBackup and Cycle are what the commands of backups answer; nil: there is none.
+	BackupList, OneBackup, Cycle any
 	// Last is what the last operation was asked for, and by whom.
 	Last   any
 	Caller operation.Caller

@@ -471,6 +471,11 @@ type Backup struct {
 	// Example: online
 	Mode BackupMode `json:"mode"`
 
+	// NearlyFull It is no full, and has copied four fifths of the database or more, as the first one after a failover does.
+	//
+	// Example: false
+	NearlyFull *bool `json:"nearly_full,omitempty"`
+
 	// Needs The labels of all backups without which it cannot be restored.
 	//
 	// Example: []
@@ -815,6 +820,135 @@ type Control struct {
 	//
 	// Example: 3
 	Timeline int64 `json:"timeline"`
+}
+
+// Cycle defines model for Cycle.
+type Cycle struct {
+	// Day The day that was made last; 0: none yet.
+	//
+	// Example: 1
+	Day int `json:"day"`
+
+	// Days What each day makes.
+	Days []CycleDay `json:"days"`
+
+	// Due A planned run. The one that is due begins as soon as nothing is in the way; it has `missed` where others before it were missed.
+	Due *CycleRun `json:"due,omitempty"`
+
+	// Failing A day that fails, and is tried again.
+	Failing *CycleFailure `json:"failing,omitempty"`
+
+	// Last The day that was made last.
+	Last *CycleLast `json:"last,omitempty"`
+
+	// Next A planned run. The one that is due begins as soon as nothing is in the way; it has `missed` where others before it were missed.
+	Next *CycleRun `json:"next,omitempty"`
+
+	// Running The id of the operation that makes a day of it just now.
+	//
+	// Example: 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
+	Running *string `json:"running,omitempty"`
+
+	// Schedule When its days are made, as a cron expression; off: nothing is made by itself.
+	//
+	// Example: 0 3 * * *
+	Schedule string `json:"schedule"`
+
+	// Zone The zone of the expression's times.
+	//
+	// Example: UTC
+	Zone string `json:"zone"`
+}
+
+// CycleDay defines model for CycleDay.
+type CycleDay struct {
+	// Day Which day, from 1 on.
+	//
+	// Example: 3
+	Day int `json:"day"`
+
+	// Types What it makes, one after the other.
+	Types []BackupType `json:"types"`
+}
+
+// CycleFailure A day that fails, and is tried again.
+type CycleFailure struct {
+	// Attempts How often it was tried.
+	//
+	// Example: 3
+	Attempts int `json:"attempts"`
+
+	// Day Which day, from 1 on.
+	//
+	// Example: 2
+	Day int `json:"day"`
+
+	// Detail What the last of them failed with.
+	//
+	// Example: the repository's disk is full
+	Detail string `json:"detail"`
+
+	// Since The first of them.
+	//
+	// Example: 2026-03-02T03:00:00.000Z
+	Since time.Time `json:"since"`
+}
+
+// CycleLast The day that was made last.
+type CycleLast struct {
+	// Day Which day, from 1 on.
+	//
+	// Example: 1
+	Day int `json:"day"`
+
+	// EndedAt When its last backup ended.
+	//
+	// Example: 2026-03-01T03:00:09.000Z
+	EndedAt *time.Time `json:"ended_at,omitempty"`
+
+	// Operation The id of the operation that made it.
+	//
+	// Example: 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
+	Operation *string `json:"operation,omitempty"`
+}
+
+// CycleRun A planned run. The one that is due begins as soon as nothing is in the way; it has `missed` where others before it were missed.
+type CycleRun struct {
+	// At For when it is planned.
+	//
+	// Example: 2026-03-02T03:00:00.000Z
+	At time.Time `json:"at"`
+
+	// Day Which day, from 1 on.
+	//
+	// Example: 2
+	Day int `json:"day"`
+
+	// Missed Planned runs before it that nobody made.
+	//
+	// Example: 2
+	Missed *int `json:"missed,omitempty"`
+
+	// Types What it makes, one after the other.
+	Types []BackupType `json:"types"`
+}
+
+// DayRequest defines model for DayRequest.
+type DayRequest struct {
+	// CancelRunning Cancel what is in the way where that may be cancelled.
+	//
+	// Example: false
+	CancelRunning *bool `json:"cancel_running,omitempty"`
+
+	// KeepCycle The cycle stays where it is.
+	//
+	// Example: false
+	KeepCycle *bool `json:"keep_cycle,omitempty"`
+
+	// Reason Why; it stands in the audit and with the backups.
+	//
+	// Example: before the upgrade
+	Reason *string `json:"reason,omitempty"`
 }
 
 // FailbackRequest defines model for FailbackRequest.
@@ -1734,6 +1868,18 @@ type StartBackupParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// StartDayParams defines parameters for StartDay.
+type StartDayParams struct {
+	// Prefer RFC 7240. `respond-async` answers `202` as soon as the operation runs; `wait=N` waits N seconds at the most
+	// (50 without it).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path,
+	// query and body: with another body it is refused with `422`. With a body that is a stream, `Content-Digest: sha-256=:...:`
+	// (RFC 9530) has to say which one it is.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // StartFailbackParams defines parameters for StartFailback.
 type StartFailbackParams struct {
 	// Prefer RFC 7240. `respond-async` answers `202` as soon as the operation runs; `wait=N` waits N seconds at the most
@@ -1821,6 +1967,9 @@ type ListOperationsParams struct {
 
 // StartBackupJSONRequestBody defines body for StartBackup for application/json ContentType.
 type StartBackupJSONRequestBody = BackupRequest
+
+// StartDayJSONRequestBody defines body for StartDay for application/json ContentType.
+type StartDayJSONRequestBody = DayRequest
 
 // StartFailbackJSONRequestBody defines body for StartFailback for application/json ContentType.
 type StartFailbackJSONRequestBody = FailbackRequest
@@ -2075,6 +2224,35 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /backups (the `StartBackup` operationId).
 	StartBackup(ctx context.Context, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetCycle Show the cycle of backups
+	//
+	// What its days make, where it stands, what was made last, and what comes next.
+	//
+	// Corresponds with GET /backups/cycle (the `GetCycle` operationId).
+	GetCycle(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartDayWithBody Make the backups of a day of the cycle
+	//
+	// The cycle moves with it: it stands at this day then, what was planned until now counts as made, and the next planned
+	// run makes the day after it. With `keep_cycle` it stays where it is. The result's `moves_cycle` says which of the two.
+	// Asked for while the same day is being made, that operation is the answer.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
+	StartDayWithBody(ctx context.Context, day int, params *StartDayParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartDay Make the backups of a day of the cycle
+	//
+	// The cycle moves with it: it stands at this day then, what was planned until now counts as made, and the next planned
+	// run makes the day after it. With `keep_cycle` it stays where it is. The result's `moves_cycle` says which of the two.
+	// Asked for while the same day is being made, that operation is the answer.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
+	StartDay(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetBackup Show one backup
 	//
@@ -2344,6 +2522,65 @@ func (c *Client) StartBackupWithBody(ctx context.Context, params *StartBackupPar
 // Corresponds with POST /backups (the `StartBackup` operationId).
 func (c *Client) StartBackup(ctx context.Context, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStartBackupRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetCycle Show the cycle of backups
+//
+// What its days make, where it stands, what was made last, and what comes next.
+//
+// Corresponds with GET /backups/cycle (the `GetCycle` operationId).
+func (c *Client) GetCycle(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetCycleRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartDayWithBody Make the backups of a day of the cycle
+//
+// The cycle moves with it: it stands at this day then, what was planned until now counts as made, and the next planned
+// run makes the day after it. With `keep_cycle` it stays where it is. The result's `moves_cycle` says which of the two.
+// Asked for while the same day is being made, that operation is the answer.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
+func (c *Client) StartDayWithBody(ctx context.Context, day int, params *StartDayParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartDayRequestWithBody(c.Server, day, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartDay Make the backups of a day of the cycle
+//
+// The cycle moves with it: it stands at this day then, what was planned until now counts as made, and the next planned
+// run makes the day after it. With `keep_cycle` it stays where it is. The result's `moves_cycle` says which of the two.
+// Asked for while the same day is being made, that operation is the answer.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
+func (c *Client) StartDay(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartDayRequest(c.Server, day, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2937,6 +3174,106 @@ func NewStartBackupRequestWithBody(server string, params *StartBackupParams, con
 	}
 
 	operationPath := fmt.Sprintf("/backups")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetCycleRequest constructs an http.Request for the GetCycle method
+func NewGetCycleRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/backups/cycle")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartDayRequest calls the generic StartDay builder with application/json body
+func NewStartDayRequest(server string, day int, params *StartDayParams, body StartDayJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartDayRequestWithBody(server, day, params, "application/json", bodyReader)
+}
+
+// NewStartDayRequestWithBody constructs an http.Request for the StartDay method, with any body, and a specified content type
+func NewStartDayRequestWithBody(server string, day int, params *StartDayParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "day", day, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/backups/cycle/%s", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -3957,6 +4294,37 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /backups (the `StartBackup` operationId).
 	StartBackupWithResponse(ctx context.Context, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*StartBackupResponse, error)
 
+	// GetCycleWithResponse Show the cycle of backups
+	//
+	// What its days make, where it stands, what was made last, and what comes next.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /backups/cycle (the `GetCycle` operationId).
+	GetCycleWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetCycleResponse, error)
+
+	// StartDayWithBodyWithResponse Make the backups of a day of the cycle
+	//
+	// The cycle moves with it: it stands at this day then, what was planned until now counts as made, and the next planned
+	// run makes the day after it. With `keep_cycle` it stays where it is. The result's `moves_cycle` says which of the two.
+	// Asked for while the same day is being made, that operation is the answer.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
+	StartDayWithBodyWithResponse(ctx context.Context, day int, params *StartDayParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartDayResponse, error)
+
+	// StartDayWithResponse Make the backups of a day of the cycle
+	//
+	// The cycle moves with it: it stands at this day then, what was planned until now counts as made, and the next planned
+	// run makes the day after it. With `keep_cycle` it stays where it is. The result's `moves_cycle` says which of the two.
+	// Asked for while the same day is being made, that operation is the answer.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
+	StartDayWithResponse(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*StartDayResponse, error)
+
 	// GetBackupWithResponse Show one backup
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -4406,6 +4774,187 @@ func (r StartBackupResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r StartBackupResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetCycleResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Cycle
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetCycleResponse) GetJSON200() *Cycle {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetCycleResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetCycleResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetCycleResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetCycleResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetCycleResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// StartDayResponse200Headers the declared response headers of an HTTP 200 response for StartDay
+type StartDayResponse200Headers struct {
+	Location *string
+}
+
+// StartDayResponse202Headers the declared response headers of an HTTP 202 response for StartDay
+type StartDayResponse202Headers struct {
+	Location          *string
+	PreferenceApplied *string
+}
+
+type StartDayResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Finished
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Accepted
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *Problem
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Problem
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *Problem
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *Problem
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *Refused
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *Problem
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *Problem
+	// ApplicationProblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationProblemJSON422 *Problem
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Failed
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *StartDayResponse200Headers
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *StartDayResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r StartDayResponse) GetJSON200() *Finished {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartDayResponse) GetJSON202() *Accepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSON400() *Problem {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSON401() *Problem {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSON403() *Problem {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSON404() *Problem {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSON409() *Refused {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSON413() *Problem {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSON415() *Problem {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSON422() *Problem {
+	return r.ApplicationProblemJSON422
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSON500() *Failed {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartDayResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartDayResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartDayResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartDayResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartDayResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5785,6 +6334,55 @@ func (c *ClientWithResponses) StartBackupWithResponse(ctx context.Context, param
 	return ParseStartBackupResponse(rsp)
 }
 
+// GetCycleWithResponse Show the cycle of backups
+//
+// What its days make, where it stands, what was made last, and what comes next.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /backups/cycle (the `GetCycle` operationId).
+func (c *ClientWithResponses) GetCycleWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetCycleResponse, error) {
+	rsp, err := c.GetCycle(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetCycleResponse(rsp)
+}
+
+// StartDayWithBodyWithResponse Make the backups of a day of the cycle
+//
+// The cycle moves with it: it stands at this day then, what was planned until now counts as made, and the next planned
+// run makes the day after it. With `keep_cycle` it stays where it is. The result's `moves_cycle` says which of the two.
+// Asked for while the same day is being made, that operation is the answer.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
+func (c *ClientWithResponses) StartDayWithBodyWithResponse(ctx context.Context, day int, params *StartDayParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartDayResponse, error) {
+	rsp, err := c.StartDayWithBody(ctx, day, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartDayResponse(rsp)
+}
+
+// StartDayWithResponse Make the backups of a day of the cycle
+//
+// The cycle moves with it: it stands at this day then, what was planned until now counts as made, and the next planned
+// run makes the day after it. With `keep_cycle` it stays where it is. The result's `moves_cycle` says which of the two.
+// Asked for while the same day is being made, that operation is the answer.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
+func (c *ClientWithResponses) StartDayWithResponse(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*StartDayResponse, error) {
+	rsp, err := c.StartDay(ctx, day, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartDayResponse(rsp)
+}
+
 // GetBackupWithResponse Show one backup
 //
 // Returns a wrapper object for the known response body format(s).
@@ -6336,6 +6934,172 @@ func ParseStartBackupResponse(rsp *http.Response) (*StartBackupResponse, error) 
 		response.Headers200 = &headers
 	case rsp.StatusCode == 202:
 		var headers StartBackupResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		if values := rsp.Header.Values("Preference-Applied"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Preference-Applied", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.PreferenceApplied = &value
+		}
+		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetCycleResponse parses an HTTP response from a GetCycleWithResponse call
+func ParseGetCycleResponse(rsp *http.Response) (*GetCycleResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetCycleResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Cycle
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartDayResponse parses an HTTP response from a StartDayWithResponse call
+func ParseStartDayResponse(rsp *http.Response) (*StartDayResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartDayResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Finished
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Accepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Failed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers StartDayResponse200Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 202:
+		var headers StartDayResponse202Headers
 		if values := rsp.Header.Values("Location"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
