@@ -97,7 +97,7 @@ func (a *app) run(ctx context.Context) error {
 	}
 	set := settings(cfg)
 	set.Secret = func(name string) string { return secrets[name].Reveal() }
-	plan, err := plan(cfg.Backup)
+	times, err := timetable(cfg.Backup)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,11 @@ func (a *app) run(ctx context.Context) error {
 	files := repository(cfg, set.Nodes)
 	all, err := parts{
 		out: out, manager: looksAfter, operations: operations, redis: cache,
-		backup: backup.Config{Stanza: cfg.Backup.Stanza, StuckAfter: cfg.Backup.StuckAfter, LookEvery: time.Minute, Plan: plan},
+		backup: backup.Config{
+			Stanza: cfg.Backup.Stanza, StuckAfter: cfg.Backup.StuckAfter, LookEvery: time.Minute, Timetable: times,
+			RetainFulls: cfg.Backup.RetainFulls,
+			CountManual: times.Next == nil, // who plans backups otherwise has no cycle
+		},
 		backups: backup.Parts{
 			Cluster: looksAfter, Servers: out.Servers, Tool: tool, Files: files, Logs: files, Archiving: archiving,
 			Operations: operations, Facts: journal, Clock: clock(), Log: a.log,
@@ -372,23 +376,23 @@ func sizes(cfg config.Config) render.Sizes {
 // Validate names what is wrong with the settings that only the part which uses them can
 // judge. Run begins with it.
 func Validate(cfg config.Config) error {
-	_, err := plan(cfg.Backup)
+	_, err := timetable(cfg.Backup)
 	return err
 }
 
-// plan is what backups are made by themselves, and when.
-func plan(cfg config.Backup) (backup.Plan, error) {
+// timetable is what backups are made by themselves, and when.
+func timetable(cfg config.Backup) (backup.Timetable, error) {
 	cycle, err := backup.ParseCycle(cfg.Cycle)
 	if err != nil {
-		return backup.Plan{}, fmt.Errorf("configuration: backup.cycle=%q: %w", cfg.Cycle, err)
+		return backup.Timetable{}, fmt.Errorf("configuration: backup.cycle=%q: %w", cfg.Cycle, err)
 	}
-	p := backup.Plan{Cycle: cycle, Expression: cfg.Schedule, Zone: cfg.Zone}
+	p := backup.Timetable{Cycle: cycle, Expression: cfg.Schedule, Zone: cfg.Zone}
 	if cfg.Schedule == "off" {
 		return p, nil
 	}
 	s, err := schedule.Parse(cfg.Schedule, cfg.Zone, cfg.Often)
 	if err != nil {
-		return backup.Plan{}, fmt.Errorf("configuration: backup.schedule=%q, backup.zone=%q: %w", cfg.Schedule, cfg.Zone, err)
+		return backup.Timetable{}, fmt.Errorf("configuration: backup.schedule=%q, backup.zone=%q: %w", cfg.Schedule, cfg.Zone, err)
 	}
 	p.Next = s.Next
 	return p, nil

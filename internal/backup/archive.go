@@ -29,6 +29,9 @@ type Logs interface {
 	// Archived are the names of the WAL files in the archive of the cluster systemID.
 	// Segments before since, which is the name of one, may be left out; empty: all.
 	Archived(systemID uint64, since string) ([]string, error)
+	// ArchiveSize is how many bytes the archive of the cluster systemID has, and how many of
+	// these have come since a moment.
+	ArchiveSize(systemID uint64, since time.Time) (all, recent int64, err error)
 	// Way is how timeline t came to be, as n has it.
 	Way(n cluster.Node, t wal.Timeline, segmentBytes int64) ([]pgwal.Branch, error)
 	// Whole says where a file of the log lies that is whole; empty: nowhere. waits: it is

@@ -67,6 +67,14 @@ func (a *Archiving) on(systemID uint64) bool {
 	return systemID != 0 && a.fact.SystemID == systemID
 }
 
+// since is when WAL of the present cluster was first archived: there are backups since then.
+// The zero time: it is not yet.
+func (a *Archiving) since() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.fact.Since
+}
+
 // turnOn has WAL of the cluster systemID archived from now on.
 func (a *Archiving) turnOn(systemID uint64) error {
 	a.mu.Lock()

@@ -30,8 +30,13 @@ type Config struct {
 	StuckAfter time.Duration
 	// LookEvery is the longest time between two looks at the repository.
 	LookEvery time.Duration
-	// Plan is what is made by itself.
-	Plan Plan
+	// Timetable is what is made by itself, and when.
+	Timetable Timetable
+	// RetainFulls is how many full backups are kept, with what depends on them.
+	RetainFulls int
+	// CountManual: fulls that are of no day of the cycle count among these, too. Else they
+	// push none out.
+	CountManual bool
 }
 
 // A Cluster is what this package knows of the nodes.
@@ -78,6 +83,8 @@ type Backups struct {
 	// continuity is what was last seen of the archive.
 	continuity atomic.Pointer[Continuity]
 	progress   *progress // of the cycle
+	// expired is the oldest segment that the last expiry has left in the archive.
+	expired atomic.Pointer[string]
 
 	looking sync.Mutex    // one look at a time
 	wake    chan struct{} // something is to be done before the next look
@@ -103,6 +110,7 @@ func New(cfg Config, parts Parts) (*Backups, error) {
 	b.continuity.Store(&Continuity{})
 	for kind, build := range map[string]operation.Builder{
 		KindBackup: b.buildBackup, KindRepository: b.buildRepository, KindArchive: b.buildArchive,
+		KindExpire: b.buildExpire,
 	} {
 		if err := b.Operations.Register(kind, build); err != nil {
 			return nil, err
@@ -222,6 +230,7 @@ func (b *Backups) next(ctx context.Context, s Seen) attempt {
 	}
 	owed := b.owed()
 	run, due := b.due()
+	expire := b.toExpire(s)
 	day := false
 	kind := KindBackup
 	switch {
@@ -241,6 +250,9 @@ func (b *Backups) next(ctx context.Context, s Seen) attempt {
 	case archives && due:
 		day = true
 		rec, err = b.startBackup(ctx, params{Types: run.Types, Day: run.Day, Slot: run.Slot, Moves: true}, run.why())
+	case archives && expire != "":
+		kind = KindExpire
+		rec, err = b.Expire(ctx, Expiry{}, expire, false, daemon)
 	default:
 		return attempt{}
 	}
@@ -320,6 +332,7 @@ type params struct {
 	Moves  bool      `json:"moves,omitempty"`
 	Slot   time.Time `json:"slot,omitzero"`
 	Reason string    `json:"reason,omitempty"`
+	Expiry *Expiry   `json:"expiry,omitempty"`
 }
 
 // startBackup starts one that controld decides on by itself.
@@ -341,6 +354,8 @@ func (b *Backups) start(ctx context.Context, spec operation.Spec, p params) (ope
 		work = b.repositoryWork()
 	case KindArchive:
 		work = b.archiveWork()
+	case KindExpire:
+		work = b.expireWork(*p.Expiry)
 	}
 	spec.Params = encoded
 	return b.Operations.Start(ctx, spec, work)
@@ -352,6 +367,14 @@ func (b *Backups) buildBackup(_ operation.Record, encoded json.RawMessage) (oper
 		return nil, fmt.Errorf("parameters: %w", err)
 	}
 	return b.backupWork(p), nil
+}
+
+func (b *Backups) buildExpire(_ operation.Record, encoded json.RawMessage) (operation.Runnable, error) {
+	p := params{Expiry: &Expiry{}}
+	if err := json.Unmarshal(encoded, &p); err != nil {
+		return nil, fmt.Errorf("parameters: %w", err)
+	}
+	return b.expireWork(*p.Expiry), nil
 }
 
 func (b *Backups) buildArchive(operation.Record, json.RawMessage) (operation.Runnable, error) {

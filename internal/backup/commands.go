@@ -80,7 +80,7 @@ func (c commands) startDay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	day, _ := strconv.Atoi(r.PathValue("day")) // the contract has checked it
-	if days := len(c.b.cfg.Plan.Cycle); day > days {
+	if days := len(c.b.cfg.Timetable.Cycle); day > days {
 		c.kit.Fail(w, r, &command.Unknown{Type: "/problems/unknown-day",
 			Detail: fmt.Sprintf("the cycle has no day %d: its days are 1 to %d; GET /backups/cycle lists them", day, days)})
 		return
@@ -94,7 +94,7 @@ func (c commands) startDay(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c commands) cycle(w http.ResponseWriter, _ *http.Request) {
-	plan, now := c.b.cfg.Plan, c.b.Clock()
+	plan, now := c.b.cfg.Timetable, c.b.Clock()
 	served, failing := c.b.progress.get()
 	g := gen.Cycle{Schedule: "off", Zone: plan.Zone, Days: []gen.CycleDay{}, Day: served.Day}
 	for i, types := range plan.Cycle {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"controld/internal/node"
 	"controld/internal/operation"
 	"controld/internal/pgwal"
+	"controld/internal/wait"
 	"controld/internal/wal"
 )
 
@@ -35,14 +37,20 @@ type world struct {
 	away     bool   // the tool's container does not answer
 	stanza   bool
 	copies   []Copy
+	ever     []Copy // that were made, also those that are gone
 	running  map[string]*job
 	begun    []Order
 	copyTime time.Duration // what a backup takes
 	stuck    bool          // a backup makes no progress
+	retain   int           // how many fulls are kept; 0: two
+	cycle    bool          // only fulls of the cycle count among these
+	keepWAL  bool          // the tool removes none
+	foreign  bool          // the repository is another cluster's
 	fail     *Failure      // what the next backups end with
-	plan     Plan          // what controld makes by itself
+	plan     Timetable     // what controld makes by itself
 	// brokenChain: what builds on another backup fails.
 	brokenChain bool
+	expiry      expiries
 
 	wal logs
 }
@@ -63,6 +71,16 @@ type logs struct {
 	refused  *Failure                   // what pushes end with
 }
 
+// expiries are what the tool has of removals.
+type expiries struct {
+	time    time.Duration // that one takes
+	running bool
+	half    map[string]bool // backups without their manifests: listed, and not to be restored
+	calls   []string
+	version string
+	fail    *Failure
+}
+
 type job struct {
 	order Order
 	began time.Time
@@ -76,6 +94,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	return &world{
 		t: t, primary: "one", dead: map[string]bool{}, command: NotArchived, running: map[string]*job{}, copyTime: 10 * time.Second,
+		expiry: expiries{time: time.Second, half: map[string]bool{}, version: "2.55.1"},
 		wal: logs{
 			timeline: 1, way: []pgwal.Branch{{Timeline: 1, End: ^wal.LSN(0)}}, flushed: at(2, 100),
 			archived: map[string]bool{}, volumes: map[string]map[string]bool{"one": {}, "two": {}}, waiting: map[string]bool{},
@@ -108,7 +127,10 @@ func (w *world) controld(dir string) (b *Backups, operations *operation.Manager,
 			w.t.Fatal(err)
 		}
 	}
-	b, err = New(Config{Stanza: "main", StuckAfter: 10 * time.Minute, LookEvery: time.Minute, Plan: w.plan}, Parts{
+	b, err = New(Config{
+		Stanza: "main", StuckAfter: 10 * time.Minute, LookEvery: time.Minute, RetainFulls: w.retain, CountManual: !w.cycle,
+		Timetable: w.plan,
+	}, Parts{
 		Cluster: w, Servers: w, Tool: w, Files: w, Logs: w, Archiving: archiving, Operations: operations,
 		Facts: journal, Clock: time.Now, Log: log,
 	})
@@ -276,7 +298,13 @@ func (w *world) Look(context.Context) (Repository, error) {
 	case !w.stanza:
 		return Repository{State: RepositoryNew}, nil
 	}
-	r := Repository{State: RepositoryOK, SystemID: system, Copies: append([]Copy(nil), w.copies...)}
+	r := Repository{State: RepositoryOK, SystemID: system, Copies: append([]Copy(nil), w.copies...), Busy: w.expiry.running}
+	if w.foreign {
+		r.SystemID++
+	}
+	if names := w.segments(); len(names) > 0 {
+		r.Archive = []ArchiveRange{{ID: "15-1", Min: names[0], Max: names[len(names)-1]}}
+	}
 	for _, j := range w.running {
 		if j.err == nil && !closed(j.ended) {
 			r.Busy, r.TotalBytes = true, 1000
@@ -310,9 +338,13 @@ func (w *world) Begin(_ context.Context, id string, o Order) error {
 	j := &job{order: o, began: time.Now(), ended: make(chan struct{})}
 	w.running[id] = j
 	w.begun = append(w.begun, o)
+	w.mend()
+	if w.expiry.running {
+		j.err = locked
+	}
 	for other, x := range w.running {
 		if other != id && !closed(x.ended) {
-			j.err = &Failure{Kind: FailureLocked, Code: 50, Said: "another one runs"}
+			j.err = locked
 		}
 	}
 	if o.Servers[0].Name != w.primary {
@@ -340,8 +372,15 @@ func (w *world) finish(id string) {
 		return
 	}
 	c := Copy{
-		Label: fmt.Sprintf("L%d", len(w.copies)+1), Type: j.order.Type, Mode: j.order.Mode, StartedAt: j.began, EndedAt: time.Now(),
+		Label: fmt.Sprintf("L%d", w.label()), Type: j.order.Type, Mode: j.order.Mode, StartedAt: j.began, EndedAt: time.Now(),
 		Annotations: maps.Clone(j.order.Annotations), SystemID: system, Bytes: 1000,
+	}
+	if at := len(w.copies) - 1; c.Type != Full && at >= 0 {
+		for c.Type == Differential && w.copies[at].Type != Full {
+			at--
+		}
+		c.Prior = w.copies[at].Label
+		c.Needs = append(append([]string(nil), w.copies[at].Needs...), c.Prior)
 	}
 	if c.Mode == Online { // it waits for its own WAL, and begins the next segment
 		first := Segment{w.wal.timeline, w.wal.flushed.Segment(testSegment)}
@@ -350,8 +389,119 @@ func (w *world) finish(id string) {
 		w.wal.archived[c.WALStart] = true
 		w.wal.flushed = (first.Number + 1).Start(testSegment) + 40
 	}
-	w.copies = append(w.copies, c)
+	w.copies, w.ever = append(w.copies, c), append(w.ever, c)
 	close(j.ended)
+}
+
+var locked = &Failure{Kind: FailureLocked, Code: 50, Said: "another one runs"}
+
+// label is the next number of a label; they only rise.
+func (w *world) label() int {
+	next := 1
+	for _, c := range w.copies {
+		var n int
+		if _, err := fmt.Sscanf(c.Label, "L%d", &n); err == nil {
+			next = max(next, n+1)
+		}
+	}
+	return next
+}
+
+// segments are the names of those in the archive, the oldest first.
+func (w *world) segments() (names []string) {
+	for name, is := range w.wal.archived {
+		if is && !strings.HasSuffix(name, ".history") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// mend is what every command that has the lock does with backups whose removal was cut off,
+// and with those that need them.
+func (w *world) mend() {
+	if w.expiry.running {
+		return
+	}
+	for label := range w.expiry.half {
+		w.drop(label)
+	}
+	clear(w.expiry.half)
+}
+
+func (w *world) drop(label string) {
+	w.copies = slices.DeleteFunc(w.copies, func(c Copy) bool { return c.Label == label || slices.Contains(c.Needs, label) })
+}
+
+// expire behaves: one at a time, and what is cut off in the middle is mended by the next.
+func (w *world) expire(ctx context.Context, call string, begin, end func() error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.expiry.calls = append(w.expiry.calls, call)
+	switch {
+	case w.away:
+		return errAway
+	case w.expiry.fail != nil:
+		return w.expiry.fail
+	case w.expiry.running || w.leftLocked() > 0:
+		return locked
+	}
+	w.mend()
+	if err := begin(); err != nil {
+		return err
+	}
+	w.expiry.running = true
+	w.mu.Unlock()
+	err := wait.Sleep(ctx, w.expiry.time)
+	w.mu.Lock()
+	w.expiry.running = false
+	if err != nil {
+		return err
+	}
+	return end()
+}
+
+func (w *world) Expire(ctx context.Context, label string) error {
+	return w.expire(ctx, "expire "+label, func() error {
+		at := slices.IndexFunc(w.copies, func(c Copy) bool { return c.Label == label })
+		fulls := slices.ContainsFunc(w.copies, func(c Copy) bool { return c.Type == Full && c.Label != label })
+		switch {
+		case at < 0:
+			return &Failure{Kind: FailureMissing, Said: "backup " + label + " does not exist"}
+		case w.copies[at].Type == Full && !fulls:
+			return &Failure{Kind: FailureSetup, Code: 104, Said: "full backup " + label + " cannot be expired"}
+		}
+		w.expiry.half[label] = true
+		return nil
+	}, func() error { w.mend(); return nil })
+}
+
+// ExpireWAL tears a gap where it is told less than there is, as pgBackRest does: of older
+// backups only the WAL that makes them consistent stays.
+func (w *world) ExpireWAL(ctx context.Context, n int) error {
+	return w.expire(ctx, fmt.Sprintf("expire WAL %d", n), func() error { return nil }, func() error {
+		if w.keepWAL || n < 1 || n > len(w.copies) || w.copies[len(w.copies)-n].WALStart == "" {
+			return nil
+		}
+		older, since := w.copies[:len(w.copies)-n], w.copies[len(w.copies)-n].WALStart
+		for _, name := range w.segments() {
+			own := slices.ContainsFunc(older, func(c Copy) bool { return c.WALStart != "" && c.WALStart <= name && name <= c.WALStop })
+			if name < since && !own {
+				delete(w.wal.archived, name)
+			}
+		}
+		return nil
+	})
+}
+
+func (w *world) Version(context.Context) (string, error) { return w.expiry.version, nil }
+
+func (w *world) ArchiveSize(uint64, time.Time) (all, recent int64, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := int64(len(w.segments()))
+	return n * testSegment, n * testSegment, nil
 }
 
 func (w *world) Await(ctx context.Context, id string) error {
@@ -517,9 +667,13 @@ func (w *world) history() history {
 }
 
 // left are the backups that run.
-func (w *world) left() (n int) {
+func (w *world) left() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.leftLocked()
+}
+
+func (w *world) leftLocked() (n int) {
 	for _, j := range w.running {
 		if !closed(j.ended) {
 			n++

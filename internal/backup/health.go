@@ -21,6 +21,7 @@ const (
 func (b *Backups) Components(now time.Time) []health.Component {
 	f := findings{seen: b.Seen(), archive: b.Continuity(), now: now, on: b.archives(), severed: b.severed(b.Seen().Copies)}
 	_, f.failing = b.progress.get()
+	f.since, f.note = b.Archiving.since(), b.window(f.seen, now).note()
 	for _, s := range b.Cluster.View().Nodes {
 		if s.Container.Exists && !s.Init.Archives {
 			f.unable = append(f.unable, s.Node.Container)
@@ -37,6 +38,8 @@ type findings struct {
 	on      bool     // WAL is archived
 	severed bool     // a hole is in the archive, and no full from after it
 	failing *Failing // a day of the cycle
+	since   time.Time
+	note    string // on how far back it reaches
 	now     time.Time
 }
 
@@ -66,7 +69,7 @@ func (f findings) assess() health.Component {
 }
 
 func (f findings) assessCopies(degraded func(reason, detail, do string) health.Component) health.Component {
-	last, full := time.Time{}, time.Time{}
+	last, full, fulls := time.Time{}, time.Time{}, 0
 	for _, c := range f.seen.Copies {
 		if !c.Consistent() {
 			continue
@@ -74,6 +77,7 @@ func (f findings) assessCopies(degraded func(reason, detail, do string) health.C
 		last = c.EndedAt
 		if c.Type == Full {
 			full = c.EndedAt
+			fulls++
 		}
 	}
 	age := func(t time.Time) string { return f.now.Sub(t).Round(time.Minute).String() }
@@ -101,11 +105,14 @@ func (f findings) assessCopies(degraded func(reason, detail, do string) health.C
 	case f.now.Sub(full) > FullOverdueAfter:
 		return degraded("backup-overdue", "the last good full backup was made "+age(full)+" ago",
 			"Make one: controld backup run --type full.")
+	case fulls < LeastFulls && f.now.Sub(f.since) > FullOverdueAfter:
+		return degraded("few-fulls", fmt.Sprintf("there is one consistent full backup, and there have been backups for %s: "+
+			"nothing is left where a file of it goes bad", age(f.since)), "Make one more: controld backup run --type full.")
 	case cluster.LowDisk(free, total):
 		return degraded("repository-disk-low", fmt.Sprintf("%d of %d bytes are left on the repository's disk", free, total),
 			"Free space there or grow it. When it is full, WAL stays on the primary, and fills its disk.")
 	}
-	return health.Fine(component)
+	return health.Noted(component, f.note)
 }
 
 func times(n int) string {

@@ -133,6 +133,15 @@ type Tool interface {
 	// Push puts a whole file of the log of the cluster that n is of into the archive. One
 	// that is there already is no error, unless another has its name.
 	Push(ctx context.Context, n cluster.Node, path string) error
+	// Expire removes a backup, and what depends on it. FailureMissing: there is none such.
+	// One that is ended in the middle leaves a backup that may be listed and cannot be
+	// restored; the next call of Expire or ExpireWAL removes the rest of it.
+	Expire(ctx context.Context, label string) error
+	// ExpireWAL removes the WAL that is older than what the oldest of the newest n backups,
+	// of any type, begins with. That one has to need WAL, else nothing is removed.
+	ExpireWAL(ctx context.Context, n int) error
+	// Version is the tool's own, such as 2.55.1.
+	Version(ctx context.Context) (string, error)
 	// End kills a backup with every process of it. One that does not run is no error.
 	End(ctx context.Context, id string) error
 }

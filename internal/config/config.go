@@ -120,6 +120,8 @@ type Backup struct {
 	Priority string `koanf:"priority"` // idle, normal
 	// StuckAfter is for how long a backup may make no progress.
 	StuckAfter time.Duration `koanf:"stuck_after"`
+	// RetainFulls is how many full backups are kept, with what depends on them.
+	RetainFulls int `koanf:"retain_fulls"`
 	// ArchiveTimeout bounds what an idle cluster has not archived: a segment is ended, and
 	// archived, when something in it is so old.
 	ArchiveTimeout time.Duration `koanf:"archive_timeout"`
@@ -191,6 +193,7 @@ func Default(prefix string) Config {
 			Processes: 4, CompressType: "zst", CompressLevel: 3, StartFast: true,
 			Encryption: "none", Priority: "idle", StuckAfter: 10 * time.Minute, ArchiveTimeout: time.Minute,
 			Schedule: "0 3 * * *", Zone: "UTC", Cycle: "full; incr; incr,diff; incr; incr,diff; diff,full",
+			RetainFulls: 2,
 		},
 		Audit: Audit{Keep: 10_000, KeepFor: 400 * 24 * time.Hour},
 		Log:   Log{Level: "info"},

@@ -66,6 +66,7 @@ func (b Backup) validate(v *problems) {
 	v.oneOf("backup.encryption", b.Encryption, "none", "aes-256-cbc")
 	v.oneOf("backup.priority", b.Priority, "idle", "normal")
 	v.duration("backup.stuck_after", b.StuckAfter, time.Minute, 24*time.Hour)
+	v.number("backup.retain_fulls", int64(b.RetainFulls), 2, 1000)
 	v.duration("backup.archive_timeout", b.ArchiveTimeout, time.Second, 24*time.Hour)
 	// What they say is read by who plans by them.
 	v.filled("backup.schedule", b.Schedule)

@@ -36,6 +36,9 @@ type Component struct {
 // Fine is a component that is as it should be.
 func Fine(name string) Component { return Component{Name: name, Status: OK} }
 
+// Noted is one that is as it should be, of which there is something to say.
+func Noted(name, detail string) Component { return Component{Name: name, Status: OK, Detail: detail} }
+
 // Bad is one that is not, with its reason, what that means, and what to do.
 func Bad(name string, status Status, reason, detail, do string) Component {
 	return Component{Name: name, Status: status, Reason: reason, Detail: detail, Do: do}

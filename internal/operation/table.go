@@ -42,6 +42,10 @@ var Claims = Table{
 		Kind: "archive", Exclusive: []Resource{Archive}, Restartable: true,
 		CancelCosts: "what the archive lacks is pushed when controld looks again",
 	},
+	{ // A failover needs nothing of what it touches, and runs beside it.
+		Kind: "expire", Exclusive: []Resource{Repository}, Restartable: true, Yields: removal,
+		CancelCosts: "what has been removed stays removed; the rest goes when controld looks again, where it is not kept",
+	},
 	{Kind: KindCleanup, Modes: []string{"backup"}, Exclusive: []Resource{Repository}},
 }
 
@@ -52,6 +56,9 @@ var moves = []Yield{
 	{To: "start", How: AnswerCancel},
 	{To: "bootstrap", How: AnswerCancel},
 }
+
+// removal: it takes moments, so who wants to make a backup is not sent away for it.
+var removal = []Yield{{To: "backup", How: AnswerWait, Within: time.Minute}}
 
 // upkeep: nobody who asks for something can know that controld mends something
 // just now, mostly within a second. What takes longer refuses the caller, as one

@@ -52,6 +52,7 @@ const (
 	lookLimit   = 30 * time.Second
 	createLimit = time.Minute
 	checkLimit  = 3 * time.Minute
+	expireLimit = 10 * time.Minute // it removes file by file
 )
 
 // Look implements backup.Tool.
@@ -76,6 +77,55 @@ func (t *Tool) Create(ctx context.Context, servers []cluster.Node) error {
 func (t *Tool) Check(ctx context.Context, servers []cluster.Node) error {
 	_, err := t.run(ctx, "check", checkLimit, append(t.servers(servers), "check")...)
 	return err
+}
+
+// Options of expire. There is always a retention, and never one that pgBackRest could act
+// upon by itself: what goes is named.
+const (
+	keepAllFulls = "--repo1-retention-full=9999999"
+	byAnyBackup  = "--repo1-retention-archive-type=incr" // full would count fulls that need no WAL, and others not
+)
+
+// Expire implements backup.Tool. For a label that it does not know pgBackRest warns, and
+// exits with 0.
+func (t *Tool) Expire(ctx context.Context, label string) error {
+	s, err := t.run(ctx, "expire", expireLimit, "--set="+label, keepAllFulls, "expire")
+	if err != nil {
+		return err
+	}
+	return notThere(label, s)
+}
+
+// notThere is the failure that an expire has come to which knew no such backup; nil: it did.
+func notThere(label string, s job.Status) error {
+	warning := "backup " + label + " does not exist"
+	if !strings.Contains(s.Stderr, "WARN: "+warning) {
+		return nil
+	}
+	return &backup.Failure{Kind: backup.FailureMissing, Said: warning}
+}
+
+// ExpireWAL implements backup.Tool.
+func (t *Tool) ExpireWAL(ctx context.Context, n int) error {
+	_, err := t.run(ctx, "expire", expireLimit, keepAllFulls, fmt.Sprintf("--repo1-retention-archive=%d", n), byAnyBackup, "expire")
+	return err
+}
+
+// Version implements backup.Tool.
+func (t *Tool) Version(ctx context.Context) (string, error) {
+	s, err := t.do(ctx, "version", lookLimit, []string{"pgbackrest", "version"})
+	if err != nil {
+		return "", err
+	}
+	return parseVersion(s.Stdout)
+}
+
+func parseVersion(text string) (string, error) {
+	version, is := strings.CutPrefix(strings.TrimSpace(text), "pgBackRest ")
+	if !is {
+		return "", fmt.Errorf("pgbackrest version: output %q", text)
+	}
+	return version, nil
 }
 
 // Begin implements backup.Tool.

@@ -161,6 +161,51 @@ func TestFailure(t *testing.T) {
 	}
 }
 
+// What 2.55.1 said of an expire of a backup that is not there, with exit code 0, and of one whose
+// files somebody had removed.
+func TestExpireOfWhatIsNotThere(t *testing.T) {
+	const unknown = "WARN: backup 20200101-000000F does not exist\n" +
+		"      HINT: run the info command and confirm the backup is listed\n"
+	const removed = "WARN: backup '20261201-030905F_20261201-030915I' missing manifest removed from backup.info\n" +
+		"WARN: backup 20261201-030905F_20261201-030915I does not exist\n" +
+		"      HINT: run the info command and confirm the backup is listed\n"
+	const newest = "WARN: repo1: expiring latest backup 20261201-030905F - the ability to perform point-in-time-recovery (PITR) may " +
+		"be affected\n      HINT: non-default settings for 'repo1-retention-archive'/'repo1-retention-archive-type' (even in prior " +
+		"expires) can cause gaps in the WAL.\n"
+	for _, tt := range []struct {
+		label, stderr string
+		missing       bool
+	}{
+		{"20200101-000000F", unknown, true},
+		{"20261201-030905F_20261201-030915I", removed, true},
+		{"20261201-030905F", removed, false}, // it was another one that is not there
+		{"20261201-030905F", newest, false},
+		{"20261201-030905F", "", false},
+	} {
+		var got *backup.Failure
+		missing := errors.As(notThere(tt.label, job.Status{Stderr: tt.stderr}), &got)
+		if missing != tt.missing || missing && got.Kind != backup.FailureMissing {
+			t.Errorf("%s: %+v of %q", tt.label, got, tt.stderr)
+		}
+	}
+	const last = "ERROR: [075]: repo1: full backup 20261201-030813F cannot be expired until another full backup has been created " +
+		"on this repo\n" +
+		"ERROR: [104]: expire command encountered 1 error(s), check the log file for details\n"
+	var refused *backup.Failure
+	if !errors.As(failure(job.Status{ExitCode: 104, Stderr: last}), &refused) || refused.Kind != backup.FailureSetup {
+		t.Errorf("the last full: %+v", refused)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	if got, err := parseVersion("pgBackRest 2.55.1\n"); err != nil || got != "2.55.1" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := parseVersion("sh: pgbackrest: not found"); err == nil {
+		t.Errorf("taken for %q", got)
+	}
+}
+
 // Nodes that do not answer are kept out of a command by options.
 func TestServers(t *testing.T) {
 	one := cluster.Node{Name: "one", Dir: "/pg/node1", Port: 5432}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"controld/internal/cluster"
 	"controld/internal/node"
@@ -126,4 +127,29 @@ func there(path string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// ArchiveSize is how many bytes the archive of one cluster has, and how many of these have
+// come since a moment.
+func (r *Repository) ArchiveSize(systemID uint64, since time.Time) (all, recent int64, err error) {
+	root := filepath.Join(r.path(systemID), "archive", r.Settings.Stanza)
+	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			var info fs.FileInfo
+			if info, err = e.Info(); err == nil {
+				all += info.Size()
+				if info.ModTime().After(since) {
+					recent += info.Size()
+				}
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) && path != root {
+			return nil // removed meanwhile
+		}
+		return err
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("archive: %w", err)
+	}
+	return all, recent, nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"controld/internal/cluster"
 	"controld/internal/node"
@@ -126,5 +127,26 @@ func TestChecksum(t *testing.T) {
 	}
 	if _, err := r.Checksum(r.Nodes[0], "00000003.history"); err == nil {
 		t.Error("a file that is not there has one")
+	}
+}
+
+func TestArchiveSize(t *testing.T) {
+	r := newRepository(t)
+	if _, _, err := r.ArchiveSize(7, time.Time{}); err == nil {
+		t.Error("an archive that is not there was measured")
+	}
+	dir := filepath.Join(r.Root, "7", "archive", "main")
+	now := time.Now()
+	for path, age := range map[string]time.Duration{
+		"archive.info": 48 * time.Hour, "15-1/0000000100000000/000000010000000000000003-aa.zst": 48 * time.Hour,
+		"15-1/0000000100000001/000000010000000100000004-bb.zst": time.Hour,
+	} {
+		write(t, filepath.Join(dir, path), "0123456789")
+		if err := os.Chtimes(filepath.Join(dir, path), now, now.Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, recent, err := r.ArchiveSize(7, now.Add(-24*time.Hour)); err != nil || all != 30 || recent != 10 {
+		t.Errorf("%d bytes, %d of them recent, %v", all, recent, err)
 	}
 }

@@ -10,12 +10,12 @@ import (
 	"controld/internal/operation"
 )
 
-// planned is a world that makes the six days at two o'clock (UTC) each night. Its clock
+// nightlyWorld is a world that makes the six days at two o'clock (UTC) each night. Its clock
 // begins at midnight, and with it the cycle.
-func planned(t *testing.T) *world {
+func nightlyWorld(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
-	w.plan = Plan{Cycle: cycle(t, sixDays), Next: nightly(t), Expression: "0 3 * * *", Zone: "Europe/Madrid"}
+	w.plan = Timetable{Cycle: cycle(t, sixDays), Next: nightly(t), Expression: "0 3 * * *", Zone: "Europe/Madrid"}
 	return w
 }
 
@@ -32,9 +32,11 @@ func (w *world) watched(dir string) (b *Backups, operations *operation.Manager, 
 	return b, operations, func() { cancel(); <-done; end() }
 }
 
-// made is what the backups from the n-th on are, such as "1 full c-one".
+// made is what the backups from the n-th on were, such as "1 full c-one".
 func (w *world) made(n int) (out []string) {
-	for _, c := range w.history().copies[n:] {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.ever[n:] {
 		out = append(out, strings.TrimSpace(c.Annotations[NoteCycleDay]+" "+string(c.Type)+" "+c.Annotations[NotePrimary]))
 	}
 	return out
@@ -51,7 +53,7 @@ func expectMade(t *testing.T, got []string, want string) {
 // makes what it is to make, once, of who leads.
 func TestTwoCycles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, dir := planned(t), t.TempDir()
+		w, dir := nightlyWorld(t), t.TempDir()
 		_, _, stop := w.watched(dir)
 		for range 12 {
 			time.Sleep(24 * time.Hour)
@@ -65,6 +67,11 @@ func TestTwoCycles(t *testing.T) {
 			"1 full c-two, "+
 			"2 incr c-one, 3 incr c-two, 3 diff c-two, 4 incr c-one, 5 incr c-two, 5 diff c-two, 6 diff c-one, 6 full c-one, "+
 			"1 full c-two")
+		var left []string
+		for _, c := range w.history().copies {
+			left = append(left, c.Annotations[NoteCycleDay]+" "+string(c.Type))
+		}
+		expectMade(t, left, "6 full, 1 full")
 	})
 }
 
@@ -72,7 +79,7 @@ func TestTwoCycles(t *testing.T) {
 // was missed, and goes on with the day after them.
 func TestDownForDays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, dir := planned(t), t.TempDir()
+		w, dir := nightlyWorld(t), t.TempDir()
 		_, _, stop := w.watched(dir)
 		time.Sleep(12 * time.Hour) // days 1 and 2
 		stop()
@@ -95,7 +102,7 @@ func TestDownForDays(t *testing.T) {
 // A day that fails is told, tried again, and made once.
 func TestDayFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := planned(t)
+		w := nightlyWorld(t)
 		b, _, stop := w.watched(t.TempDir())
 		defer stop()
 		time.Sleep(time.Hour)
@@ -130,7 +137,7 @@ func TestDayFails(t *testing.T) {
 func TestDayIsGoneOnWith(t *testing.T) {
 	for _, at := range []time.Duration{5, 11, 15, 19, 20, 21, 25} { // after the first began, which takes 10 s
 		synctest.Test(t, func(t *testing.T) {
-			w, dir := planned(t), t.TempDir()
+			w, dir := nightlyWorld(t), t.TempDir()
 			_, _, stop := w.watched(dir)
 			time.Sleep(26*time.Hour + at*time.Second)
 			stop()
@@ -150,7 +157,7 @@ func TestDayIsGoneOnWith(t *testing.T) {
 // keep the cycle does.
 func TestDayByHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := planned(t)
+		w := nightlyWorld(t)
 		b, operations, stop := w.watched(t.TempDir())
 		defer stop()
 		time.Sleep(time.Hour)
@@ -185,7 +192,7 @@ func TestDayByHand(t *testing.T) {
 // A failover while a day is made: what is left of it is made of who leads then, and counts.
 func TestDayGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := planned(t)
+		w := nightlyWorld(t)
 		w.copyTime = time.Minute
 		b, operations, stop := w.watched(t.TempDir())
 		defer stop()
@@ -245,7 +252,7 @@ func TestNothingPlanned(t *testing.T) {
 // What a person cancels is not begun anew at once.
 func TestDayIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := planned(t)
+		w := nightlyWorld(t)
 		w.copyTime = time.Minute
 		_, operations, stop := w.watched(t.TempDir())
 		defer stop()

@@ -12,8 +12,8 @@ import (
 	"controld/internal/operation"
 )
 
-// A Plan is the cycle, and when its days are made.
-type Plan struct {
+// A Timetable is the cycle, and when its days are made.
+type Timetable struct {
 	Cycle Cycle
 	// Next is the first planned moment after another, the zero Time where there is none any
 	// more; nil: nothing is made by itself.
@@ -89,21 +89,21 @@ func (p *progress) attempted(day int, at time.Time, rec operation.Record, err er
 
 // due is the day of the cycle that is due now, and false where none is, or nobody plans.
 func (b *Backups) due() (Run, bool) {
-	if b.cfg.Plan.Next == nil {
+	if b.cfg.Timetable.Next == nil {
 		return Run{}, false
 	}
 	served, _ := b.progress.get()
-	return b.cfg.Plan.Cycle.Due(b.cfg.Plan.Next, served, b.Clock())
+	return b.cfg.Timetable.Cycle.Due(b.cfg.Timetable.Next, served, b.Clock())
 }
 
 // untilDue is how long it is until the next day of the cycle is due.
 func (b *Backups) untilDue() time.Duration {
-	if b.cfg.Plan.Next == nil {
+	if b.cfg.Timetable.Next == nil {
 		return b.cfg.LookEvery
 	}
 	served, _ := b.progress.get()
 	now := b.Clock()
-	run, is := b.cfg.Plan.Cycle.NextRun(b.cfg.Plan.Next, served, now)
+	run, is := b.cfg.Timetable.Cycle.NextRun(b.cfg.Timetable.Next, served, now)
 	if !is {
 		return b.cfg.LookEvery
 	}
@@ -129,7 +129,7 @@ func (b *Backups) begins() error {
 func (b *Backups) first() params {
 	p := params{Types: []Type{Full}}
 	served, _ := b.progress.get()
-	if c := b.cfg.Plan.Cycle; b.cfg.Plan.Next != nil && served.Day == 0 && len(c) > 0 && joinTypes(c[0], "") == string(Full) {
+	if c := b.cfg.Timetable.Cycle; b.cfg.Timetable.Next != nil && served.Day == 0 && len(c) > 0 && joinTypes(c[0], "") == string(Full) {
 		p.Day, p.Slot, p.Moves = 1, b.Clock(), true
 	}
 	return p
@@ -182,7 +182,7 @@ func (b *Backups) Day(ctx context.Context, r DayRequest, by operation.Caller) (o
 			return open, nil
 		}
 	}
-	p := params{Types: b.cfg.Plan.Cycle[r.Day-1], Day: r.Day, Slot: b.Clock(), Moves: !r.Keep}
+	p := params{Types: b.cfg.Timetable.Cycle[r.Day-1], Day: r.Day, Slot: b.Clock(), Moves: !r.Keep}
 	rec, err := b.start(ctx, operation.Spec{
 		Kind: KindBackup, Mode: string(p.Types[0]), Reason: r.Reason, Caller: by, CancelRunning: r.CancelRunning,
 		Foreseen: map[string]any{"cycle_day": r.Day},
