@@ -16,7 +16,7 @@ func (c *cli) backupCommand() *cobra.Command {
 	list := c.backupList()
 	cmd := &cobra.Command{
 		Use:   "backup",
-		Short: "Make, plan, list and show backups",
+		Short: "Make, plan, list, show and remove backups",
 		Long: `Backups are made of the server that leads, wherever it is, into the repository on
 the volume pgbackrest-repo. Without a subcommand they are listed.
 
@@ -30,7 +30,7 @@ the volume pgbackrest-repo. Without a subcommand they are listed.
 		RunE: list.RunE,
 	}
 	cmd.Flags().AddFlagSet(list.Flags())
-	cmd.AddCommand(c.backupRun(), c.backupDay(), c.backupCycle(), list, c.backupShow())
+	cmd.AddCommand(c.backupRun(), c.backupDay(), c.backupCycle(), list, c.backupShow(), c.backupSize(), c.backupDelete(), c.backupPrune())
 	return cmd
 }
 
@@ -158,7 +158,11 @@ func recoverable(r *gen.Recoverable) string {
 	if r.To != nil {
 		to = r.To.UTC().Format(time.RFC3339)
 	}
-	return fmt.Sprintf("Recoverable from %s to %s.", r.From.UTC().Format(time.RFC3339), to)
+	said := fmt.Sprintf("Recoverable from %s to %s.", r.From.UTC().Format(time.RFC3339), to)
+	if r.Note != nil {
+		said += "\nNote: " + *r.Note + "."
+	}
+	return said
 }
 
 // archiveGap says what is between the backups and the present; empty: nothing.

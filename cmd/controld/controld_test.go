@@ -40,6 +40,8 @@ type daemon struct {
 	fake *apitest.Fake
 	env  map[string]string
 	at   time.Time
+	// stdin is what the next command is answered.
+	stdin string
 }
 
 const (
@@ -92,7 +94,7 @@ func (d *daemon) run(args ...string) outcome {
 func (d *daemon) runWith(ctx context.Context, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
 	e := env{
-		stdout: &stdout, stderr: &stderr, getenv: func(name string) string { return d.env[name] },
+		stdin: strings.NewReader(d.stdin), stdout: &stdout, stderr: &stderr, getenv: func(name string) string { return d.env[name] },
 		now: func() time.Time { return d.at.Add(400 * time.Millisecond) },
 	}
 	code := run(ctx, args, e)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 // env is what a command sees of the process it runs in.
 type env struct {
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	environ        []string
@@ -27,7 +29,7 @@ type env struct {
 
 func processEnv() env {
 	return env{
-		stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, environ: os.Environ(),
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, environ: os.Environ(),
 		terminal: term.IsTerminal(int(os.Stderr.Fd())) && term.IsTerminal(int(os.Stdout.Fd())),
 		now:      time.Now,
 	}
@@ -39,7 +41,8 @@ type cli struct {
 	output    string
 	url       string
 	tokenFile string
-	began     bool // the arguments were fine and a command has begun
+	answers   *bufio.Reader // what a person types
+	began     bool          // the arguments were fine and a command has begun
 }
 
 // run is the whole command line; it returns the exit code.

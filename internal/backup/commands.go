@@ -25,6 +25,9 @@ func (b *Backups) Commands(kit command.Kit) []command.Route {
 		{Method: http.MethodGet, Path: "/backups/cycle", Handler: c.cycle},
 		{Method: http.MethodPost, Path: "/backups/cycle/{day}", Handler: c.startDay},
 		{Method: http.MethodGet, Path: "/backups/{key}", Handler: c.show},
+		{Method: http.MethodDelete, Path: "/backups/{key}", Handler: c.remove},
+		{Method: http.MethodPost, Path: "/backups/retention", Handler: c.retain},
+		{Method: http.MethodGet, Path: "/backups/usage", Handler: c.usage},
 	}
 }
 
@@ -137,8 +140,13 @@ func typesOf(types []Type) []gen.BackupType {
 
 // records are those of the catalogue, as of the last look.
 func (b *Backups) records() ([]Record, Seen) {
-	seen, id := b.Seen(), b.Cluster.Identity().SystemID
-	return Records(seen.Copies, func(label string) string { return b.Files.Dir(id, label) }), seen
+	seen := b.Seen()
+	return b.recordsOf(seen), seen
+}
+
+func (b *Backups) recordsOf(seen Seen) []Record {
+	id := b.Cluster.Identity().SystemID
+	return Records(seen.Copies, func(label string) string { return b.Files.Dir(id, label) })
 }
 
 const defaultPage = 100
@@ -253,7 +261,7 @@ func (c commands) recoverable(s Seen) *gen.Recoverable {
 	if !ok {
 		return nil
 	}
-	g := gen.Recoverable{From: from}
+	g := gen.Recoverable{From: from, Note: gen.Optional(c.b.window(s, time.Now()).note())}
 	// What comes after WAL that is still to be pushed is archived, and cannot be reached yet.
 	if leader, problem := cluster.Leader(c.b.Cluster.View()); problem == nil && len(c.b.Continuity().Left) == 0 {
 		g.To = gen.Optional(leader.Server.ArchiveLastAt)

@@ -281,6 +281,46 @@ func (c *Client) StartDay(ctx context.Context, day int, r gen.DayRequest, key st
 	})
 }
 
+// DeleteBackup removes a backup, by its key or label.
+func (c *Client) DeleteBackup(ctx context.Context, name string, p gen.DeleteBackupParams, key string) (gen.Operation, error) {
+	p.Prefer, p.IdempotencyKey = async, keyed(key)
+	return ask[gen.Operation](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.DeleteBackup(ctx, name, &p)
+	})
+}
+
+// PlanDeleteBackup is what DeleteBackup would remove.
+func (c *Client) PlanDeleteBackup(ctx context.Context, name string, p gen.DeleteBackupParams) (gen.RetentionPlan, error) {
+	yes := true
+	p.DryRun = &yes
+	return ask[gen.RetentionPlan](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.DeleteBackup(ctx, name, &p)
+	})
+}
+
+// ApplyRetention removes the backups that are not kept.
+func (c *Client) ApplyRetention(ctx context.Context, r gen.RetentionRequest, key string) (gen.Operation, error) {
+	return ask[gen.Operation](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.ApplyRetention(ctx, &gen.ApplyRetentionParams{Prefer: async, IdempotencyKey: keyed(key)}, r)
+	})
+}
+
+// PlanRetention is what ApplyRetention would remove.
+func (c *Client) PlanRetention(ctx context.Context, r gen.RetentionRequest) (gen.RetentionPlan, error) {
+	yes := true
+	r.DryRun = &yes
+	return ask[gen.RetentionPlan](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.ApplyRetention(ctx, &gen.ApplyRetentionParams{}, r)
+	})
+}
+
+// BackupUsage is what the backups take.
+func (c *Client) BackupUsage(ctx context.Context) (gen.BackupUsage, error) {
+	return ask[gen.BackupUsage](ctx, c, readTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.BackupUsage(ctx)
+	})
+}
+
 // StartNode starts a node in its recorded role.
 func (c *Client) StartNode(ctx context.Context, name string, r gen.StartRequest, key string) (gen.Operation, error) {
 	return ask[gen.Operation](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {

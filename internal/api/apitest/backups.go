@@ -28,6 +28,23 @@ func (f *Fake) Backups(kit command.Kit) []command.Route {
 		{Method: http.MethodGet, Path: "/backups/cycle", Handler: func(w http.ResponseWriter, _ *http.Request) {
 			kit.JSON(w, http.StatusOK, f.Cycle)
 		}},
+		{Method: http.MethodGet, Path: "/backups/usage", Handler: func(w http.ResponseWriter, _ *http.Request) {
+			kit.JSON(w, http.StatusOK, f.BackupUsage)
+		}},
+		{Method: http.MethodDelete, Path: "/backups/{key}", Handler: func(w http.ResponseWriter, r *http.Request) {
+			query := r.URL.Query()
+			f.expire(kit, w, r, query.Get("dry_run") == "true", map[string]any{
+				"key": r.PathValue("key"), "force": query.Get("force") == "true", "expect": query["expect"],
+			})
+		}},
+		{Method: http.MethodPost, Path: "/backups/retention", Handler: func(w http.ResponseWriter, r *http.Request) {
+			asked := map[string]any{}
+			if err := json.NewDecoder(r.Body).Decode(&asked); err != nil && !errors.Is(err, io.EOF) {
+				kit.Fail(w, r, err)
+				return
+			}
+			f.expire(kit, w, r, asked["dry_run"] == true, asked)
+		}},
 		{Method: http.MethodPost, Path: "/backups", Handler: f.backup(kit)},
 		{Method: http.MethodPost, Path: "/backups/cycle/{day}", Handler: f.backup(kit)},
 	}
@@ -46,4 +63,17 @@ func (f *Fake) backup(kit command.Kit) http.HandlerFunc {
 			})
 		})
 	}
+}
+
+// expire answers with RetentionPlan, or removes nothing.
+func (f *Fake) expire(kit command.Kit, w http.ResponseWriter, r *http.Request, dryRun bool, asked map[string]any) {
+	if dryRun {
+		kit.JSON(w, http.StatusOK, f.RetentionPlan)
+		return
+	}
+	kit.Run(w, r, func(_ context.Context, by operation.Caller) (operation.Record, error) {
+		return f.start("expire", "", "", asked, by, func() map[string]any {
+			return map[string]any{"removed": []string{"L"}, "freed_bytes": 1 << 20}
+		})
+	})
 }

@@ -51,6 +51,8 @@ type Fake struct {
 	Panic bool
 	// BackupList, OneBackup and Cycle are what the commands of backups answer; nil: there is none.
 	BackupList, OneBackup, Cycle any
+	// RetentionPlan and BackupUsage are what the other commands of backups answer.
+	RetentionPlan, BackupUsage any
 	// Last is what the last operation was asked for, and by whom.
 	Last   any
 	Caller operation.Caller

@@ -199,6 +199,27 @@ func (e OperationState) Valid() bool {
 	}
 }
 
+// Defines values for PlannedRemovalWhy.
+const (
+	Asked   PlannedRemovalWhy = "asked"
+	Depends PlannedRemovalWhy = "depends"
+	Older   PlannedRemovalWhy = "older"
+)
+
+// Valid indicates whether the value is a known member of the PlannedRemovalWhy enum.
+func (e PlannedRemovalWhy) Valid() bool {
+	switch e {
+	case Asked:
+		return true
+	case Depends:
+		return true
+	case Older:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ProbeStatus.
 const (
 	ProbeStatusDown ProbeStatus = "down"
@@ -608,10 +629,89 @@ type BackupRequest struct {
 	Type *BackupType `json:"type,omitempty"`
 }
 
+// BackupSize defines model for BackupSize.
+type BackupSize struct {
+	// DatabaseBytes The size of the database.
+	//
+	// Example: 523000000
+	DatabaseBytes int64 `json:"database_bytes"`
+
+	// Key Its key.
+	//
+	// Example: backup:2026-03-01_02-00-00
+	Key string `json:"key"`
+
+	// Label Its label in the repository.
+	//
+	// Example: 20260301-020000F
+	Label string `json:"label"`
+
+	// OwnBytes What it takes in the repository by itself.
+	//
+	// Example: 37000000
+	OwnBytes int64 `json:"own_bytes"`
+
+	// RepositoryBytes What it takes there, with all that it needs.
+	//
+	// Example: 37000000
+	RepositoryBytes int64 `json:"repository_bytes"`
+
+	// Type full: everything; diff: what has changed since the last full; incr: since the last backup of any type.
+	//
+	// Example: full
+	Type BackupType `json:"type"`
+}
+
 // BackupType full: everything; diff: what has changed since the last full; incr: since the last backup of any type.
 //
 // Example: full
 type BackupType string
+
+// BackupUsage defines model for BackupUsage.
+type BackupUsage struct {
+	// ArchiveBytes What the archived WAL takes there.
+	//
+	// Example: 31000000
+	ArchiveBytes int64 `json:"archive_bytes"`
+
+	// Backups Newest first.
+	Backups []BackupSize `json:"backups"`
+
+	// BackupsBytes What all backups take in the repository.
+	//
+	// Example: 92000000
+	BackupsBytes int64 `json:"backups_bytes"`
+
+	// DaysLeft How long the disk lasts at that rate where nothing is removed; absent where nothing is added or the disk is not known.
+	//
+	// Example: 812.5
+	DaysLeft *float64 `json:"days_left,omitempty"`
+
+	// DiskBytes The size of its disk.
+	//
+	// Example: 107374182400
+	DiskBytes *int64 `json:"disk_bytes,omitempty"`
+
+	// FreeBytes What is left on its disk.
+	//
+	// Example: 85899345920
+	FreeBytes *int64 `json:"free_bytes,omitempty"`
+
+	// GrowthBytesPerDay What backups and WAL of the last seven days have added, a day. What retention removes is not taken off.
+	//
+	// Example: 18000000
+	GrowthBytesPerDay int64 `json:"growth_bytes_per_day"`
+
+	// ObservedAt When the backups were looked at.
+	//
+	// Example: 2026-03-01T12:00:00.000Z
+	ObservedAt *time.Time `json:"observed_at,omitempty"`
+
+	// TotalBytes Both together.
+	//
+	// Example: 123000000
+	TotalBytes int64 `json:"total_bytes"`
+}
 
 // Cause Why the operation was refused or failed.
 type Cause struct {
@@ -1274,9 +1374,9 @@ type Operation struct {
 	// Example: 01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f
 	ID string `json:"id"`
 
-	// Kind What it is. Asked for: failover, failback, start, rejoin, backup. What controld does by itself: bootstrap (the first start,
+	// Kind What it is. Asked for: failover, failback, start, rejoin, backup, expire (backups are removed). What controld does by itself: bootstrap (the first start,
 	// or the recorded primary's after a stop of everything), rejoin, align (the pooler's entries led where the nodes are),
-	// protect (what commits wait for, with replication.mode sync), repository (its making), archive (what was left of the WAL is pushed), cleanup (what a cancelled operation has left). unreadable: its
+	// protect (what commits wait for, with replication.mode sync), repository (its making), expire (what is not kept), archive (what was left of the WAL is pushed), cleanup (what a cancelled operation has left). unreadable: its
 	// record cannot be read any more.
 	//
 	//
@@ -1443,6 +1543,72 @@ type Plan struct {
 	// Example: true
 	WouldRun bool `json:"would_run"`
 }
+
+// PlannedKeep defines model for PlannedKeep.
+type PlannedKeep struct {
+	// Consistent Whether it restores to a state that the database was in.
+	//
+	// Example: true
+	Consistent bool `json:"consistent"`
+
+	// Key Its key.
+	//
+	// Example: backup:2026-03-06_02-00-00
+	Key string `json:"key"`
+
+	// Label Its label in the repository.
+	//
+	// Example: 20260306-020000F
+	Label string `json:"label"`
+
+	// Type full: everything; diff: what has changed since the last full; incr: since the last backup of any type.
+	//
+	// Example: full
+	Type BackupType `json:"type"`
+}
+
+// PlannedRemoval defines model for PlannedRemoval.
+type PlannedRemoval struct {
+	// Consistent Whether it restores to a state that the database was in.
+	//
+	// Example: true
+	Consistent bool `json:"consistent"`
+
+	// DependsOn The label of the one that it depends on.
+	//
+	// Example: 20260301-020000F
+	DependsOn *string `json:"depends_on,omitempty"`
+
+	// Key Its key.
+	//
+	// Example: backup:2026-03-01_02-00-00
+	Key string `json:"key"`
+
+	// Label Its label in the repository.
+	//
+	// Example: 20260301-020000F
+	Label string `json:"label"`
+
+	// OwnBytes What it takes in the repository.
+	//
+	// Example: 37000000
+	OwnBytes int64 `json:"own_bytes"`
+
+	// Type full: everything; diff: what has changed since the last full; incr: since the last backup of any type.
+	//
+	// Example: full
+	Type BackupType `json:"type"`
+
+	// Why asked: it was named; depends: it cannot be restored without one that goes; older: than the oldest full that is kept.
+	//
+	// Example: older
+	Why PlannedRemovalWhy `json:"why"`
+}
+
+// PlannedRemovalWhy asked: it was named; depends: it cannot be restored without one that goes; older: than the oldest full that is kept.
+//
+// Example: older
+type PlannedRemovalWhy string
 
 // Pooler defines model for Pooler.
 type Pooler struct {
@@ -1630,6 +1796,11 @@ type Recoverable struct {
 	// Example: 2026-03-01T02:00:09.000Z
 	From time.Time `json:"from"`
 
+	// Note Why it reaches back less than a cycle of backups lasts, and which setting cures that; absent where it need not be.
+	//
+	// Example: only the last 26 h can be recovered: 2 fulls are kept, and they are 24 h apart. CONTROLD_BACKUP_RETAIN_FULLS=3 keeps 6 days
+	Note *string `json:"note,omitempty"`
+
 	// To When WAL was last archived; absent where that is not known.
 	//
 	// Example: 2026-03-01T12:00:00.000Z
@@ -1701,6 +1872,69 @@ type Repository struct {
 //
 // Example: ok
 type RepositoryState string
+
+// RetentionPlan defines model for RetentionPlan.
+type RetentionPlan struct {
+	// FreedBytes What the backups that go take in the repository. The WAL that goes with them is not in it.
+	//
+	// Example: 37000000
+	FreedBytes int64 `json:"freed_bytes"`
+
+	// Keeps What stays, the newest first.
+	Keeps []PlannedKeep `json:"keeps"`
+
+	// RecoverableFrom From when on the database can be recovered now; absent where it cannot.
+	//
+	// Example: 2026-03-01T02:00:09.000Z
+	RecoverableFrom *time.Time `json:"recoverable_from,omitempty"`
+
+	// RecoverableFromAfter From when on it could be then.
+	//
+	// Example: 2026-03-06T02:00:09.000Z
+	RecoverableFromAfter *time.Time `json:"recoverable_from_after,omitempty"`
+
+	// Refusal Why the operation was refused or failed.
+	Refusal *Cause `json:"refusal,omitempty"`
+
+	// Removes What goes, in that order: what depends on another stands before it.
+	Removes []PlannedRemoval `json:"removes"`
+
+	// WouldRun It would not be refused.
+	//
+	// Example: true
+	WouldRun bool `json:"would_run"`
+}
+
+// RetentionRequest defines model for RetentionRequest.
+type RetentionRequest struct {
+	// CancelRunning Cancel what is in the way where that may be cancelled.
+	//
+	// Example: false
+	CancelRunning *bool `json:"cancel_running,omitempty"`
+
+	// DryRun Only say what would go.
+	//
+	// Example: true
+	DryRun *bool `json:"dry_run,omitempty"`
+
+	// Expect The labels of all backups that are to go; where others would go it is refused.
+	Expect *[]string `json:"expect,omitempty"`
+
+	// Force Also where fewer than two consistent full backups would be left.
+	//
+	// Example: false
+	Force *bool `json:"force,omitempty"`
+
+	// KeepFulls How many full backups that count are kept. Without it: as many as are set.
+	//
+	// Example: 2
+	KeepFulls *int `json:"keep_fulls,omitempty"`
+
+	// Reason Why; it stands in the audit.
+	//
+	// Example: disk is full
+	Reason *string `json:"reason,omitempty"`
+}
 
 // Role What the node's server says it is; none: no server answers.
 //
@@ -1880,6 +2114,55 @@ type StartDayParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ApplyRetentionParams defines parameters for ApplyRetention.
+type ApplyRetentionParams struct {
+	// Prefer RFC 7240. `respond-async` answers `202` as soon as the operation runs; `wait=N` waits N seconds at the most
+	// (50 without it).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path,
+	// query and body: with another body it is refused with `422`. With a body that is a stream, `Content-Digest: sha-256=:...:`
+	// (RFC 9530) has to say which one it is.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ApplyRetention200JSONResponseBody defines parameters for ApplyRetention.
+type ApplyRetention200JSONResponseBody struct {
+	union json.RawMessage
+}
+
+// DeleteBackupParams defines parameters for DeleteBackup.
+type DeleteBackupParams struct {
+	// DryRun Only say what would go.
+	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+
+	// Force Also where fewer than two consistent full backups would be left.
+	Force *bool `form:"force,omitempty" json:"force,omitempty"`
+
+	// Expect The labels of all backups that are to go; where others would go it is refused (`/problems/plan-changed`).
+	Expect *[]string `form:"expect,omitempty" json:"expect,omitempty"`
+
+	// Reason Why; it stands in the audit.
+	Reason *string `form:"reason,omitempty" json:"reason,omitempty"`
+
+	// CancelRunning Cancel what is in the way where that may be cancelled.
+	CancelRunning *bool `form:"cancel_running,omitempty" json:"cancel_running,omitempty"`
+
+	// Prefer RFC 7240. `respond-async` answers `202` as soon as the operation runs; `wait=N` waits N seconds at the most
+	// (50 without it).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Makes a repeated request join the operation that the first one started, for 24 h. Bound to caller, method, path,
+	// query and body: with another body it is refused with `422`. With a body that is a stream, `Content-Digest: sha-256=:...:`
+	// (RFC 9530) has to say which one it is.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteBackup200JSONResponseBody defines parameters for DeleteBackup.
+type DeleteBackup200JSONResponseBody struct {
+	union json.RawMessage
+}
+
 // StartFailbackParams defines parameters for StartFailback.
 type StartFailbackParams struct {
 	// Prefer RFC 7240. `respond-async` answers `202` as soon as the operation runs; `wait=N` waits N seconds at the most
@@ -1971,6 +2254,9 @@ type StartBackupJSONRequestBody = BackupRequest
 // StartDayJSONRequestBody defines body for StartDay for application/json ContentType.
 type StartDayJSONRequestBody = DayRequest
 
+// ApplyRetentionJSONRequestBody defines body for ApplyRetention for application/json ContentType.
+type ApplyRetentionJSONRequestBody = RetentionRequest
+
 // StartFailbackJSONRequestBody defines body for StartFailback for application/json ContentType.
 type StartFailbackJSONRequestBody = FailbackRequest
 
@@ -1982,6 +2268,130 @@ type RejoinNodeJSONRequestBody = RejoinRequest
 
 // StartNodeJSONRequestBody defines body for StartNode for application/json ContentType.
 type StartNodeJSONRequestBody = StartRequest
+
+// AsOperation returns the union data inside the ApplyRetention200JSONResponseBody as a Operation
+func (t ApplyRetention200JSONResponseBody) AsOperation() (Operation, error) {
+	var body Operation
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromOperation overwrites any union data inside the ApplyRetention200JSONResponseBody as the provided Operation
+func (t *ApplyRetention200JSONResponseBody) FromOperation(v Operation) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeOperation performs a merge with any union data inside the ApplyRetention200JSONResponseBody, using the provided Operation
+func (t *ApplyRetention200JSONResponseBody) MergeOperation(v Operation) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsRetentionPlan returns the union data inside the ApplyRetention200JSONResponseBody as a RetentionPlan
+func (t ApplyRetention200JSONResponseBody) AsRetentionPlan() (RetentionPlan, error) {
+	var body RetentionPlan
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromRetentionPlan overwrites any union data inside the ApplyRetention200JSONResponseBody as the provided RetentionPlan
+func (t *ApplyRetention200JSONResponseBody) FromRetentionPlan(v RetentionPlan) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeRetentionPlan performs a merge with any union data inside the ApplyRetention200JSONResponseBody, using the provided RetentionPlan
+func (t *ApplyRetention200JSONResponseBody) MergeRetentionPlan(v RetentionPlan) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t ApplyRetention200JSONResponseBody) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *ApplyRetention200JSONResponseBody) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
+
+// AsOperation returns the union data inside the DeleteBackup200JSONResponseBody as a Operation
+func (t DeleteBackup200JSONResponseBody) AsOperation() (Operation, error) {
+	var body Operation
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromOperation overwrites any union data inside the DeleteBackup200JSONResponseBody as the provided Operation
+func (t *DeleteBackup200JSONResponseBody) FromOperation(v Operation) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeOperation performs a merge with any union data inside the DeleteBackup200JSONResponseBody, using the provided Operation
+func (t *DeleteBackup200JSONResponseBody) MergeOperation(v Operation) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsRetentionPlan returns the union data inside the DeleteBackup200JSONResponseBody as a RetentionPlan
+func (t DeleteBackup200JSONResponseBody) AsRetentionPlan() (RetentionPlan, error) {
+	var body RetentionPlan
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromRetentionPlan overwrites any union data inside the DeleteBackup200JSONResponseBody as the provided RetentionPlan
+func (t *DeleteBackup200JSONResponseBody) FromRetentionPlan(v RetentionPlan) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeRetentionPlan performs a merge with any union data inside the DeleteBackup200JSONResponseBody, using the provided RetentionPlan
+func (t *DeleteBackup200JSONResponseBody) MergeRetentionPlan(v RetentionPlan) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t DeleteBackup200JSONResponseBody) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *DeleteBackup200JSONResponseBody) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
 
 // AsOperation returns the union data inside the StartFailback200JSONResponseBody as a Operation
 func (t StartFailback200JSONResponseBody) AsOperation() (Operation, error) {
@@ -2253,6 +2663,48 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
 	StartDay(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApplyRetentionWithBody Remove the backups that are not kept
+	//
+	// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
+	// older goes, with the WAL that is needed by nothing that stays. With `dry_run` it says what would go, and changes nothing.
+	//
+	// The body may be empty: then as many are kept as the setting `CONTROLD_BACKUP_RETAIN_FULLS` says. That is what controld does
+	// by itself after each backup.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /backups/retention (the `ApplyRetention` operationId).
+	ApplyRetentionWithBody(ctx context.Context, params *ApplyRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ApplyRetention Remove the backups that are not kept
+	//
+	// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
+	// older goes, with the WAL that is needed by nothing that stays. With `dry_run` it says what would go, and changes nothing.
+	//
+	// The body may be empty: then as many are kept as the setting `CONTROLD_BACKUP_RETAIN_FULLS` says. That is what controld does
+	// by itself after each backup.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /backups/retention (the `ApplyRetention` operationId).
+	ApplyRetention(ctx context.Context, params *ApplyRetentionParams, body ApplyRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// BackupUsage What the backups take, and how long the disk lasts
+	//
+	// Corresponds with GET /backups/usage (the `BackupUsage` operationId).
+	BackupUsage(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteBackup Remove a backup
+	//
+	// It goes with every backup that cannot be restored without it, and with the WAL that none of those needs that stay.
+	// `dry_run` says which these are, and changes nothing.
+	//
+	// It is refused where fewer than two consistent full backups would be left (`/problems/few-fulls`); `force` removes it all
+	// the same. The last full backup is never removed.
+	//
+	// Corresponds with DELETE /backups/{key} (the `DeleteBackup` operationId).
+	DeleteBackup(ctx context.Context, key string, params *DeleteBackupParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetBackup Show one backup
 	//
@@ -2581,6 +3033,88 @@ func (c *Client) StartDayWithBody(ctx context.Context, day int, params *StartDay
 // Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
 func (c *Client) StartDay(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStartDayRequest(c.Server, day, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApplyRetentionWithBody Remove the backups that are not kept
+//
+// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
+// older goes, with the WAL that is needed by nothing that stays. With `dry_run` it says what would go, and changes nothing.
+//
+// The body may be empty: then as many are kept as the setting `CONTROLD_BACKUP_RETAIN_FULLS` says. That is what controld does
+// by itself after each backup.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /backups/retention (the `ApplyRetention` operationId).
+func (c *Client) ApplyRetentionWithBody(ctx context.Context, params *ApplyRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApplyRetentionRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ApplyRetention Remove the backups that are not kept
+//
+// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
+// older goes, with the WAL that is needed by nothing that stays. With `dry_run` it says what would go, and changes nothing.
+//
+// The body may be empty: then as many are kept as the setting `CONTROLD_BACKUP_RETAIN_FULLS` says. That is what controld does
+// by itself after each backup.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /backups/retention (the `ApplyRetention` operationId).
+func (c *Client) ApplyRetention(ctx context.Context, params *ApplyRetentionParams, body ApplyRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewApplyRetentionRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// BackupUsage What the backups take, and how long the disk lasts
+//
+// Corresponds with GET /backups/usage (the `BackupUsage` operationId).
+func (c *Client) BackupUsage(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewBackupUsageRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteBackup Remove a backup
+//
+// It goes with every backup that cannot be restored without it, and with the WAL that none of those needs that stay.
+// `dry_run` says which these are, and changes nothing.
+//
+// It is refused where fewer than two consistent full backups would be left (`/problems/few-fulls`); `force` removes it all
+// the same. The last full backup is never removed.
+//
+// Corresponds with DELETE /backups/{key} (the `DeleteBackup` operationId).
+func (c *Client) DeleteBackup(ctx context.Context, key string, params *DeleteBackupParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteBackupRequest(c.Server, key, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3289,6 +3823,234 @@ func NewStartDayRequestWithBody(server string, day int, params *StartDayParams, 
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewApplyRetentionRequest calls the generic ApplyRetention builder with application/json body
+func NewApplyRetentionRequest(server string, params *ApplyRetentionParams, body ApplyRetentionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewApplyRetentionRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewApplyRetentionRequestWithBody constructs an http.Request for the ApplyRetention method, with any body, and a specified content type
+func NewApplyRetentionRequestWithBody(server string, params *ApplyRetentionParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/backups/retention")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewBackupUsageRequest constructs an http.Request for the BackupUsage method
+func NewBackupUsageRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/backups/usage")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDeleteBackupRequest constructs an http.Request for the DeleteBackup method
+func NewDeleteBackupRequest(server string, key string, params *DeleteBackupParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "key", key, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/backups/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dry_run", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Force != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "force", *params.Force, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Expect != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "expect", *params.Expect, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Reason != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason", *params.Reason, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.CancelRunning != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cancel_running", *params.CancelRunning, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	if params != nil {
 
@@ -4325,6 +5087,52 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
 	StartDayWithResponse(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*StartDayResponse, error)
 
+	// ApplyRetentionWithBodyWithResponse Remove the backups that are not kept
+	//
+	// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
+	// older goes, with the WAL that is needed by nothing that stays. With `dry_run` it says what would go, and changes nothing.
+	//
+	// The body may be empty: then as many are kept as the setting `CONTROLD_BACKUP_RETAIN_FULLS` says. That is what controld does
+	// by itself after each backup.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /backups/retention (the `ApplyRetention` operationId).
+	ApplyRetentionWithBodyWithResponse(ctx context.Context, params *ApplyRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApplyRetentionResponse, error)
+
+	// ApplyRetentionWithResponse Remove the backups that are not kept
+	//
+	// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
+	// older goes, with the WAL that is needed by nothing that stays. With `dry_run` it says what would go, and changes nothing.
+	//
+	// The body may be empty: then as many are kept as the setting `CONTROLD_BACKUP_RETAIN_FULLS` says. That is what controld does
+	// by itself after each backup.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /backups/retention (the `ApplyRetention` operationId).
+	ApplyRetentionWithResponse(ctx context.Context, params *ApplyRetentionParams, body ApplyRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*ApplyRetentionResponse, error)
+
+	// BackupUsageWithResponse What the backups take, and how long the disk lasts
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /backups/usage (the `BackupUsage` operationId).
+	BackupUsageWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*BackupUsageResponse, error)
+
+	// DeleteBackupWithResponse Remove a backup
+	//
+	// It goes with every backup that cannot be restored without it, and with the WAL that none of those needs that stay.
+	// `dry_run` says which these are, and changes nothing.
+	//
+	// It is refused where fewer than two consistent full backups would be left (`/problems/few-fulls`); `force` removes it all
+	// the same. The last full backup is never removed.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /backups/{key} (the `DeleteBackup` operationId).
+	DeleteBackupWithResponse(ctx context.Context, key string, params *DeleteBackupParams, reqEditors ...RequestEditorFn) (*DeleteBackupResponse, error)
+
 	// GetBackupWithResponse Show one backup
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -4955,6 +5763,320 @@ func (r StartDayResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r StartDayResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ApplyRetentionResponse200Headers the declared response headers of an HTTP 200 response for ApplyRetention
+type ApplyRetentionResponse200Headers struct {
+	Location *string
+}
+
+// ApplyRetentionResponse202Headers the declared response headers of an HTTP 202 response for ApplyRetention
+type ApplyRetentionResponse202Headers struct {
+	Location          *string
+	PreferenceApplied *string
+}
+
+type ApplyRetentionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ApplyRetention200JSONResponseBody
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Accepted
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *Problem
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Problem
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *Problem
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *Problem
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *Refused
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *Problem
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *Problem
+	// ApplicationProblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationProblemJSON422 *Problem
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Failed
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ApplyRetentionResponse200Headers
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *ApplyRetentionResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ApplyRetentionResponse) GetJSON200() *ApplyRetention200JSONResponseBody {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r ApplyRetentionResponse) GetJSON202() *Accepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSON400() *Problem {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSON401() *Problem {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSON403() *Problem {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSON404() *Problem {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSON409() *Refused {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSON413() *Problem {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSON415() *Problem {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSON422() *Problem {
+	return r.ApplicationProblemJSON422
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSON500() *Failed {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ApplyRetentionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ApplyRetentionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ApplyRetentionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ApplyRetentionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ApplyRetentionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type BackupUsageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BackupUsage
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r BackupUsageResponse) GetJSON200() *BackupUsage {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r BackupUsageResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r BackupUsageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r BackupUsageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r BackupUsageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r BackupUsageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// DeleteBackupResponse200Headers the declared response headers of an HTTP 200 response for DeleteBackup
+type DeleteBackupResponse200Headers struct {
+	Location *string
+}
+
+// DeleteBackupResponse202Headers the declared response headers of an HTTP 202 response for DeleteBackup
+type DeleteBackupResponse202Headers struct {
+	Location          *string
+	PreferenceApplied *string
+}
+
+type DeleteBackupResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeleteBackup200JSONResponseBody
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Accepted
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *Problem
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Problem
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *Problem
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *Problem
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *Refused
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *Problem
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *Problem
+	// ApplicationProblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationProblemJSON422 *Problem
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Failed
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *DeleteBackupResponse200Headers
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *DeleteBackupResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeleteBackupResponse) GetJSON200() *DeleteBackup200JSONResponseBody {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r DeleteBackupResponse) GetJSON202() *Accepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSON400() *Problem {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSON401() *Problem {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSON403() *Problem {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSON404() *Problem {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSON409() *Refused {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSON413() *Problem {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSON415() *Problem {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSON422() *Problem {
+	return r.ApplicationProblemJSON422
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSON500() *Failed {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeleteBackupResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteBackupResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteBackupResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteBackupResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteBackupResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -6383,6 +7505,76 @@ func (c *ClientWithResponses) StartDayWithResponse(ctx context.Context, day int,
 	return ParseStartDayResponse(rsp)
 }
 
+// ApplyRetentionWithBodyWithResponse Remove the backups that are not kept
+//
+// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
+// older goes, with the WAL that is needed by nothing that stays. With `dry_run` it says what would go, and changes nothing.
+//
+// The body may be empty: then as many are kept as the setting `CONTROLD_BACKUP_RETAIN_FULLS` says. That is what controld does
+// by itself after each backup.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /backups/retention (the `ApplyRetention` operationId).
+func (c *ClientWithResponses) ApplyRetentionWithBodyWithResponse(ctx context.Context, params *ApplyRetentionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ApplyRetentionResponse, error) {
+	rsp, err := c.ApplyRetentionWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApplyRetentionResponse(rsp)
+}
+
+// ApplyRetentionWithResponse Remove the backups that are not kept
+//
+// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
+// older goes, with the WAL that is needed by nothing that stays. With `dry_run` it says what would go, and changes nothing.
+//
+// The body may be empty: then as many are kept as the setting `CONTROLD_BACKUP_RETAIN_FULLS` says. That is what controld does
+// by itself after each backup.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /backups/retention (the `ApplyRetention` operationId).
+func (c *ClientWithResponses) ApplyRetentionWithResponse(ctx context.Context, params *ApplyRetentionParams, body ApplyRetentionJSONRequestBody, reqEditors ...RequestEditorFn) (*ApplyRetentionResponse, error) {
+	rsp, err := c.ApplyRetention(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseApplyRetentionResponse(rsp)
+}
+
+// BackupUsageWithResponse What the backups take, and how long the disk lasts
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /backups/usage (the `BackupUsage` operationId).
+func (c *ClientWithResponses) BackupUsageWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*BackupUsageResponse, error) {
+	rsp, err := c.BackupUsage(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseBackupUsageResponse(rsp)
+}
+
+// DeleteBackupWithResponse Remove a backup
+//
+// It goes with every backup that cannot be restored without it, and with the WAL that none of those needs that stay.
+// `dry_run` says which these are, and changes nothing.
+//
+// It is refused where fewer than two consistent full backups would be left (`/problems/few-fulls`); `force` removes it all
+// the same. The last full backup is never removed.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /backups/{key} (the `DeleteBackup` operationId).
+func (c *ClientWithResponses) DeleteBackupWithResponse(ctx context.Context, key string, params *DeleteBackupParams, reqEditors ...RequestEditorFn) (*DeleteBackupResponse, error) {
+	rsp, err := c.DeleteBackup(ctx, key, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteBackupResponse(rsp)
+}
+
 // GetBackupWithResponse Show one backup
 //
 // Returns a wrapper object for the known response body format(s).
@@ -7100,6 +8292,305 @@ func ParseStartDayResponse(rsp *http.Response) (*StartDayResponse, error) {
 		response.Headers200 = &headers
 	case rsp.StatusCode == 202:
 		var headers StartDayResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		if values := rsp.Header.Values("Preference-Applied"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Preference-Applied", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.PreferenceApplied = &value
+		}
+		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseApplyRetentionResponse parses an HTTP response from a ApplyRetentionWithResponse call
+func ParseApplyRetentionResponse(rsp *http.Response) (*ApplyRetentionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ApplyRetentionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ApplyRetention200JSONResponseBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Accepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Failed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ApplyRetentionResponse200Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 202:
+		var headers ApplyRetentionResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		if values := rsp.Header.Values("Preference-Applied"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Preference-Applied", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.PreferenceApplied = &value
+		}
+		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseBackupUsageResponse parses an HTTP response from a BackupUsageWithResponse call
+func ParseBackupUsageResponse(rsp *http.Response) (*BackupUsageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &BackupUsageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BackupUsage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteBackupResponse parses an HTTP response from a DeleteBackupWithResponse call
+func ParseDeleteBackupResponse(rsp *http.Response) (*DeleteBackupResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteBackupResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeleteBackup200JSONResponseBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Accepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Failed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers DeleteBackupResponse200Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 202:
+		var headers DeleteBackupResponse202Headers
 		if values := rsp.Header.Values("Location"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
