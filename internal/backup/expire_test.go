@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -172,12 +171,8 @@ func number(rec operation.Record, name string) int {
 func TestRetentionByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		b, operations, stop := w.controld(t.TempDir())
+		b, operations, stop := watched(t, w, t.TempDir())
 		defer stop()
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go b.Watch(ctx)
-		time.Sleep(time.Minute)
 		for range 2 {
 			rec, err := b.Backup(t.Context(), Request{Type: Full}, person)
 			expect(t, ended(t, operations, rec, err), operation.Succeeded, "")
@@ -203,11 +198,8 @@ func TestRetentionFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := stocked(t, "FFF")
 		w.expiry.fail = &Failure{Kind: FailureSetup, Code: 41, Said: "Permission denied"}
-		b, operations, stop := w.controld(t.TempDir())
+		b, operations, stop := watched(t, w, t.TempDir())
 		defer stop()
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go b.Watch(ctx)
 		time.Sleep(time.Hour)
 		w.mu.Lock()
 		tries := len(w.expiry.calls)
@@ -233,12 +225,9 @@ func TestNeedlessWALGoes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := stocked(t, "FFFF")
 				w.copies = w.copies[2:]
-				b, operations, stop := w.controld(t.TempDir())
-				defer stop()
 				w.keepWAL = stays // as if it were of another version of PostgreSQL
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				go b.Watch(ctx)
+				_, operations, stop := watched(t, w, t.TempDir())
+				defer stop()
 				time.Sleep(time.Hour)
 				if labels, archive := w.has(); labels != "L3 L4" || archive != "all" && !stays {
 					t.Errorf("%s with %s", labels, archive)

@@ -114,7 +114,7 @@ func backupsByHand(t *testing.T, c *cluster) {
 // repository.
 func TestBackupsAreCutOff(t *testing.T) {
 	t.Parallel()
-	c := upAlone(t, "CONTROLD_BACKUP_ENCRYPTION=aes-256-cbc")
+	c := upAlone(t, "CONTROLD_BACKUP_ENCRYPTION=aes-256-cbc", "CONTROLD_BACKUP_RETAIN_FULLS=9")
 	var list struct{ Repository struct{ Cipher string } }
 	if a := c.call("viewer", "GET", "/backups", nil); json.Unmarshal(a.Body, &list) != nil || list.Repository.Cipher != "aes-256-cbc" {
 		t.Errorf("it is not encrypted: %s", a.Body)
