@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 tag=${CONTROLD_TAG:-dev}
 export CONTROLD_TAG=$tag
 export CONTROLD_TEST_POSTGRES_IMAGE=controld/postgres:$tag CONTROLD_TEST_PGBOUNCER_IMAGE=controld/pgbouncer:$tag
+export CONTROLD_TEST_REDIS_IMAGE=controld/redis:$tag
 
 CGO_ENABLED=0 go test -C tools "${go_flags[@]}" ./mutants ./testreport
 CGO_ENABLED=0 go build -C tools "${go_flags[@]}" -o ../build/testreport ./testreport

@@ -181,7 +181,7 @@ func (a *app) run(ctx context.Context) error {
 			CountManual: times.Next == nil, // who plans backups otherwise has no cycle
 		},
 		backups: backup.Parts{
-			Cluster: looksAfter, Servers: out.Servers, Tool: tool, Files: files, Logs: files, Archiving: archiving,
+			Cluster: looksAfter, Servers: out.Servers, Tool: tool, Files: files, Logs: files, Catalogue: cache, Archiving: archiving,
 			Operations: operations, Facts: journal, Clock: clock(), Log: a.log,
 		},
 	}.capabilities()

@@ -102,7 +102,7 @@ var may = map[string][]string{
 	"internal/docker":    {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol"},
 	"internal/postgres":  {"internal/cluster", "internal/node", "internal/rights", "internal/wal", "internal/pgcontrol"},
 	"internal/pgbouncer": {"internal/cluster", "internal/node", "internal/wal", "internal/pgcontrol", "internal/render"},
-	"internal/redis":     {"internal/health", "internal/wait"},
+	"internal/redis":     {"internal/backup", "internal/health", "internal/wait"},
 	"internal/pgbackrest": {
 		"internal/backup", "internal/cluster", "internal/job", "internal/node", "internal/node/archive", "internal/wait", "internal/wal",
 	},
@@ -119,7 +119,8 @@ var may = map[string][]string{
 	"internal/probe": nil,
 	"bench/failover": {"internal/probe", "internal/testcluster"},
 	"internal/api/apitest": {
-		"internal/api/command", "internal/cluster", "internal/health", "internal/rights", "internal/node", "internal/operation",
+		"internal/api/command", "internal/api/gen", "internal/cluster", "internal/health", "internal/rights", "internal/node",
+		"internal/operation",
 		"internal/wal",
 	},
 	"internal/cluster/clustertest": {

@@ -59,6 +59,8 @@ type Files interface {
 	Space() (freeBytes, totalBytes int64, err error)
 	// Dir is where the files of a backup lie.
 	Dir(systemID uint64, label string) string
+	// Others are further clusters whose repositories lie beside that of systemID.
+	Others(systemID uint64) ([]uint64, error)
 }
 
 // Parts are what Backups is made of.
@@ -68,6 +70,7 @@ type Parts struct {
 	Tool       Tool
 	Files      Files
 	Logs       Logs
+	Catalogue  Catalogue
 	Archiving  *Archiving
 	Operations *operation.Manager
 	Facts      cluster.Facts
@@ -85,9 +88,15 @@ type Backups struct {
 	progress   *progress // of the cycle
 	// expired is the oldest segment that the last expiry has left in the archive.
 	expired atomic.Pointer[string]
+	// recorded is what is known of the catalogue, keys are those that backups have there.
+	recorded atomic.Pointer[Recorded]
+	keys     atomic.Pointer[Keys]
 
 	looking sync.Mutex    // one look at a time
 	wake    chan struct{} // something is to be done before the next look
+	looked  chan struct{} // the repository was looked at
+
+	recording sync.Mutex // one change of the catalogue at a time
 }
 
 // Seen is what was last seen of the repository.
@@ -97,6 +106,8 @@ type Seen struct {
 	// Missing says why there is no place for a repository; empty: there is one.
 	Missing              string
 	FreeBytes, DiskBytes int64 // what is left on its disk, and its size; both 0: not known
+	// Others are further clusters whose repositories are kept beside this one.
+	Others []uint64
 }
 
 // New makes the capability and registers its kinds of operation.
@@ -105,9 +116,11 @@ func New(cfg Config, parts Parts) (*Backups, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backups{Parts: parts, cfg: cfg, progress: progress, wake: make(chan struct{}, 1)}
+	b := &Backups{Parts: parts, cfg: cfg, progress: progress, wake: make(chan struct{}, 1), looked: make(chan struct{}, 1)}
 	b.seen.Store(&Seen{Repository: Repository{State: RepositoryUnknown, Detail: "nobody has looked yet"}})
 	b.continuity.Store(&Continuity{})
+	b.recorded.Store(&Recorded{Detail: "it was not compared with the repository yet"})
+	b.keys.Store(&Keys{})
 	for kind, build := range map[string]operation.Builder{
 		KindBackup: b.buildBackup, KindRepository: b.buildRepository, KindArchive: b.buildArchive,
 		KindExpire: b.buildExpire,
@@ -134,6 +147,10 @@ func (b *Backups) Look(ctx context.Context) Seen {
 	s := b.look(ctx)
 	s.At = time.Now()
 	b.seen.Store(&s)
+	select {
+	case b.looked <- struct{}{}:
+	default:
+	}
 	return s
 }
 
@@ -159,6 +176,9 @@ func (b *Backups) look(ctx context.Context) Seen {
 	if s.FreeBytes, s.DiskBytes, err = b.Files.Space(); err != nil {
 		b.Log.Warn("space of the repository not known", "err", err)
 	}
+	if s.Others, err = b.Files.Others(id); err != nil {
+		b.Log.Warn("which other repositories there are is not known", "err", err)
+	}
 	return s
 }
 
@@ -173,9 +193,10 @@ const (
 // Watch looks at the repository and the archive until ctx ends, and has made what is missing
 // and what is due.
 func (b *Backups) Watch(ctx context.Context) {
-	var archive sync.WaitGroup
-	defer archive.Wait()
-	archive.Go(func() { b.keepArchive(ctx) })
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	beside.Go(func() { b.keepArchive(ctx) })
+	beside.Go(func() { b.keepCatalogue(ctx) })
 	failures, again := 0, time.Time{}
 	for ctx.Err() == nil {
 		s := b.Look(ctx)
@@ -235,11 +256,16 @@ func (b *Backups) next(ctx context.Context, s Seen) attempt {
 	kind := KindBackup
 	switch {
 	case err != nil:
+	case b.lost(s) && (owed == nil || !owed.NewRepository):
+		return attempt{} // it may be on its way back: a person says that it is not
+	case b.lost(s):
+		rec, err = b.startBackup(ctx, *owed, "again: the one before gave way to another operation")
 	case s.State == RepositoryNew, s.State == RepositoryOK && !archives:
 		kind = KindRepository
 		why := "the cluster " + leader.Node.Name + " leads has no repository yet"
 		rec, err = b.start(ctx, operation.Spec{Kind: KindRepository, Reason: why, Caller: daemon}, params{})
 	case archives && owed != nil:
+		owed.NewRepository = false // it was made
 		rec, err = b.startBackup(ctx, *owed, "again: the one before gave way to another operation")
 	case archives && b.severed(s.Copies):
 		h := b.Continuity().Holes()
@@ -289,6 +315,7 @@ func (b *Backups) owed() *params {
 		Day    int       `json:"cycle_day"`
 		Slot   time.Time `json:"cycle_slot"`
 		Moves  bool      `json:"moves_cycle"`
+		New    bool      `json:"new_repository"`
 	}
 	encoded, err := json.Marshal(recs[0].Result)
 	if err == nil {
@@ -297,7 +324,9 @@ func (b *Backups) owed() *params {
 	if err != nil || len(owed.Types) <= len(owed.Labels) {
 		return nil
 	}
-	return &params{Types: owed.Types[len(owed.Labels):], Mode: owed.Mode, Day: owed.Day, Slot: owed.Slot, Moves: owed.Moves}
+	return &params{
+		Types: owed.Types[len(owed.Labels):], Mode: owed.Mode, Day: owed.Day, Slot: owed.Slot, Moves: owed.Moves, NewRepository: owed.New,
+	}
 }
 
 // severed reports whether there is a hole in the archive, and no full from after it.
@@ -316,6 +345,12 @@ var (
 // archives reports whether WAL of the present cluster is archived.
 func (b *Backups) archives() bool { return b.Archiving.on(b.Cluster.Identity().SystemID) }
 
+// lost reports whether there was a repository for this cluster, and is none: it is gone, or
+// its volume is not the one that it was.
+func (b *Backups) lost(s Seen) bool {
+	return s.State == RepositoryNew && s.Missing == "" && b.archives()
+}
+
 // ready returns who leads, where that node can archive, and false where nobody does.
 func (b *Backups) ready() (cluster.NodeState, bool) {
 	leader, problem := cluster.Leader(b.Cluster.View())
@@ -333,6 +368,8 @@ type params struct {
 	Slot   time.Time `json:"slot,omitzero"`
 	Reason string    `json:"reason,omitempty"`
 	Expiry *Expiry   `json:"expiry,omitempty"`
+	// NewRepository: in place of one that is lost, a new one is made before.
+	NewRepository bool `json:"new_repository,omitempty"`
 }
 
 // startBackup starts one that controld decides on by itself.

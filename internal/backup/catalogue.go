@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -26,18 +27,42 @@ const KeyPrefix = "backup:"
 // keyTime is the time in a key.
 const keyTime = "2006-01-02_15-04-05"
 
+// KeyTime is the time in a key, and false where that is no key of the catalogue.
+func KeyTime(key string) (time.Time, bool) {
+	text, prefixed := strings.CutPrefix(key, KeyPrefix)
+	at, err := time.Parse(keyTime, text)
+	return at, prefixed && err == nil
+}
+
+// Keys are those of a catalogue that are given away.
+type Keys struct {
+	Of    map[string]string // the key that a backup has, by its label
+	Taken map[string]bool   // those that others have
+}
+
 // Records are the copies, the oldest of which is first, as the catalogue has them, the
-// newest first. dir says where the files of one lie. A second that another backup has
-// taken moves to the next.
-func Records(copies []Copy, dir func(label string) string) []Record {
+// newest first. dir says where the files of one lie. A backup keeps the key that it has; a
+// second that is taken moves to the next.
+func Records(copies []Copy, dir func(label string) string, keys Keys) []Record {
 	var records []Record
-	var last time.Time
+	taken := maps.Clone(keys.Taken)
+	if taken == nil {
+		taken = map[string]bool{}
+	}
 	for _, c := range copies {
-		at := c.StartedAt.UTC().Truncate(time.Second)
-		if !last.IsZero() && !at.After(last) {
-			at = last.Add(time.Second)
+		if key := keys.Of[c.Label]; key != "" {
+			taken[key] = true
 		}
-		last = at
+	}
+	for _, c := range copies {
+		at, has := KeyTime(keys.Of[c.Label])
+		if !has {
+			at = c.StartedAt.UTC().Truncate(time.Second)
+			for taken[KeyPrefix+at.Format(keyTime)] {
+				at = at.Add(time.Second)
+			}
+			taken[KeyPrefix+at.Format(keyTime)] = true
+		}
 		operation, _, _ := strings.Cut(c.Annotations[NoteOperation], ".")
 		records = append(records, Record{
 			Key: KeyPrefix + at.Format(keyTime), At: at, Copy: c, Dir: dir(c.Label),

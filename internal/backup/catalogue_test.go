@@ -16,7 +16,7 @@ func TestRecords(t *testing.T) {
 	noted := copied("C", Incremental, time.Hour, "A")
 	noted.Annotations = map[string]string{NoteOperation: "op.1", NotePrimary: "postgres_slave", NoteRequested: "incr", NoteCycleDay: "2"}
 	records := Records([]Copy{copied("A", Full, 0), copied("B", Full, 0), copied("B2", Full, time.Second), noted},
-		func(label string) string { return "/repo/" + label })
+		func(label string) string { return "/repo/" + label }, Keys{})
 	want := []struct{ key, label string }{ // a taken second moves to the next, and takes that from whom it belongs to
 		{"backup:2026-03-01_03-00-00", "C"}, {"backup:2026-03-01_02-00-02", "B2"},
 		{"backup:2026-03-01_02-00-01", "B"}, {"backup:2026-03-01_02-00-00", "A"},

@@ -24,6 +24,7 @@ func (b *Backups) Commands(kit command.Kit) []command.Route {
 		{Method: http.MethodPost, Path: "/backups", Handler: c.start},
 		{Method: http.MethodGet, Path: "/backups/cycle", Handler: c.cycle},
 		{Method: http.MethodPost, Path: "/backups/cycle/{day}", Handler: c.startDay},
+		{Method: http.MethodPost, Path: "/backups/orphans", Handler: c.orphans},
 		{Method: http.MethodGet, Path: "/backups/{key}", Handler: c.show},
 		{Method: http.MethodDelete, Path: "/backups/{key}", Handler: c.remove},
 		{Method: http.MethodPost, Path: "/backups/retention", Handler: c.retain},
@@ -43,6 +44,8 @@ type Request struct {
 	Reason             string
 	AcceptInconsistent bool
 	CancelRunning      bool
+	// NewRepository has a new one made before, in place of one that is lost. Type is Full then.
+	NewRepository bool
 }
 
 // Backup starts a backup.
@@ -52,7 +55,11 @@ func (b *Backups) Backup(ctx context.Context, r Request, by operation.Caller) (o
 			"an offline backup copies the files of the running server behind its back, and does not restore where it writes meanwhile: "+
 				"make an online one (leave mode out), or accept that with accept_inconsistent")
 	}
-	p := params{Mode: r.Mode}
+	if r.NewRepository && r.Type != Full {
+		return operation.Record{}, &cluster.InvalidField{Field: "new_repository", Value: true,
+			Allowed: "type full, for nothing builds on what is lost"}
+	}
+	p := params{Mode: r.Mode, NewRepository: r.NewRepository}
 	if r.Type != "" {
 		p.Types = []Type{r.Type}
 	}
@@ -70,6 +77,7 @@ func (c commands) start(w http.ResponseWriter, r *http.Request) {
 	request := Request{
 		Type: Type(gen.Value(body.Type)), Mode: Mode(gen.Value(body.Mode)), Reason: gen.Value(body.Reason),
 		AcceptInconsistent: gen.Value(body.AcceptInconsistent), CancelRunning: gen.Value(body.CancelRunning),
+		NewRepository: gen.Value(body.NewRepository),
 	}
 	c.kit.Run(w, r, func(ctx context.Context, by operation.Caller) (operation.Record, error) {
 		return c.b.Backup(ctx, request, by)
@@ -146,7 +154,7 @@ func (b *Backups) records() ([]Record, Seen) {
 
 func (b *Backups) recordsOf(seen Seen) []Record {
 	id := b.Cluster.Identity().SystemID
-	return Records(seen.Copies, func(label string) string { return b.Files.Dir(id, label) })
+	return Records(seen.Copies, func(label string) string { return b.Files.Dir(id, label) }, *b.keys.Load())
 }
 
 const defaultPage = 100
@@ -168,6 +176,7 @@ func (c commands) list(w http.ResponseWriter, r *http.Request) {
 	}
 	answer := gen.BackupList{
 		Backups: []gen.Backup{}, Repository: c.repository(seen), Archive: archive(c.b.Continuity()), Recoverable: c.recoverable(seen),
+		Catalogue: catalogue(c.b.Recorded()),
 	}
 	skip := query.Get("after") != ""
 	for _, record := range records {
@@ -209,7 +218,7 @@ func unknownBackup(name string) error {
 func (c commands) backup(r Record) gen.Backup {
 	g := gen.Backup{
 		Key: r.Key, Fecha: r.At.Format("2006-01-02"), Hora: r.At.Format("15:04:05"), TipoBackup: gen.BackupTipoBackup(r.Type.Tipo()),
-		DireccionAlmacenamiento: r.Dir, MaestroUsado: r.Primary, Metodo: "pgBackRest", Stanza: c.b.cfg.Stanza,
+		DireccionAlmacenamiento: r.Dir, MaestroUsado: r.Primary, Metodo: metodo, Stanza: c.b.cfg.Stanza,
 		Label: r.Label, Type: gen.BackupType(r.Type), Mode: gen.BackupMode(r.Mode), Consistent: r.Consistent(),
 		RequestedType: gen.Optional(string(r.Requested)), PageErrors: gen.Optional(r.PageErrors), Prior: gen.Optional(r.Prior),
 		Needs:     append([]string{}, r.Needs...),
@@ -236,6 +245,14 @@ func (c commands) repository(s Seen) gen.Repository {
 	if s.SystemID != 0 {
 		id := strconv.FormatUint(s.SystemID, 10)
 		g.SystemID = &id
+	}
+	stanza, backups := c.b.cfg.Stanza, len(s.Copies)
+	g.Stanza, g.Backups = &stanza, &backups
+	if len(s.Others) > 0 {
+		g.Others = &[]string{}
+		for _, other := range s.Others {
+			*g.Others = append(*g.Others, strconv.FormatUint(other, 10))
+		}
 	}
 	return g
 }

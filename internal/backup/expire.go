@@ -163,7 +163,7 @@ func (b *Backups) prepareExpiry(ctx context.Context, s *expiry, x Expiry) (opera
 // planExpiry is the plan for what was seen. A *operation.Problem refuses it, with the plan as
 // it would be where there is one.
 func (b *Backups) planExpiry(ctx context.Context, seen Seen, x Expiry) (Plan, error) {
-	if err := usable(seen); err != nil {
+	if err := b.usable(seen, false); err != nil {
 		return Plan{}, err
 	}
 	// Away is not empty, and another cluster's is not ours.
@@ -205,7 +205,7 @@ func sameLabels(a, b []string) bool {
 // lookToRemove looks at the repository just before something of it is removed.
 func (b *Backups) lookToRemove(ctx context.Context) (Seen, error) {
 	seen := b.Look(ctx)
-	if err := usable(seen); err != nil {
+	if err := b.usable(seen, false); err != nil {
 		return seen, err
 	}
 	if id := b.Cluster.Identity().SystemID; seen.SystemID != id {

@@ -52,7 +52,9 @@ type world struct {
 	brokenChain bool
 	expiry      expiries
 
-	wal logs
+	wal       logs
+	catalogue *catalogueFake
+	lookLike  func(*Repository) // what a look shows otherwise than it is
 }
 
 // logs are the WAL of the world: what the nodes and the archive have of it.
@@ -88,13 +90,17 @@ type job struct {
 	err   error
 }
 
-const system = 4711
+const (
+	system      = 4711
+	otherSystem = 4712
+)
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	return &world{
 		t: t, primary: "one", dead: map[string]bool{}, command: NotArchived, running: map[string]*job{}, copyTime: 10 * time.Second,
-		expiry: expiries{time: time.Second, half: map[string]bool{}, version: "2.55.1"},
+		expiry:    expiries{time: time.Second, half: map[string]bool{}, version: "2.55.1"},
+		catalogue: newCatalogueFake(),
 		wal: logs{
 			timeline: 1, way: []pgwal.Branch{{Timeline: 1, End: ^wal.LSN(0)}}, flushed: at(2, 100),
 			archived: map[string]bool{}, volumes: map[string]map[string]bool{"one": {}, "two": {}}, waiting: map[string]bool{},
@@ -131,7 +137,7 @@ func (w *world) controld(dir string) (b *Backups, operations *operation.Manager,
 		Stanza: "main", StuckAfter: 10 * time.Minute, LookEvery: time.Minute, RetainFulls: w.retain, CountManual: !w.cycle,
 		Timetable: w.plan,
 	}, Parts{
-		Cluster: w, Servers: w, Tool: w, Files: w, Logs: w, Archiving: archiving, Operations: operations,
+		Cluster: w, Servers: w, Tool: w, Files: w, Logs: w, Catalogue: w.catalogue, Archiving: archiving, Operations: operations,
 		Facts: journal, Clock: time.Now, Log: log,
 	})
 	if err != nil {
@@ -252,8 +258,9 @@ func (w *world) Configure(systemID uint64) error {
 	}
 	return nil
 }
-func (w *world) There() string                { w.mu.Lock(); defer w.mu.Unlock(); return w.missing }
-func (w *world) Space() (int64, int64, error) { return 50 << 30, 100 << 30, nil }
+func (w *world) Others(uint64) ([]uint64, error) { return []uint64{otherSystem}, nil }
+func (w *world) There() string                   { w.mu.Lock(); defer w.mu.Unlock(); return w.missing }
+func (w *world) Space() (int64, int64, error)    { return 50 << 30, 100 << 30, nil }
 func (w *world) Dir(systemID uint64, label string) string {
 	return fmt.Sprintf("/repo/%d/%s", systemID, label)
 }
@@ -312,6 +319,9 @@ func (w *world) Look(context.Context) (Repository, error) {
 				r.DoneBytes = int64(1000 * time.Since(j.began) / w.copyTime)
 			}
 		}
+	}
+	if w.lookLike != nil {
+		w.lookLike(&r)
 	}
 	return r, nil
 }

@@ -22,6 +22,7 @@ func (b *Backups) Components(now time.Time) []health.Component {
 	f := findings{seen: b.Seen(), archive: b.Continuity(), now: now, on: b.archives(), severed: b.severed(b.Seen().Copies)}
 	_, f.failing = b.progress.get()
 	f.since, f.note = b.Archiving.since(), b.window(f.seen, now).note()
+	f.recorded, f.lost = b.Recorded(), b.lost(f.seen)
 	for _, s := range b.Cluster.View().Nodes {
 		if s.Container.Exists && !s.Init.Archives {
 			f.unable = append(f.unable, s.Node.Container)
@@ -40,8 +41,21 @@ type findings struct {
 	failing *Failing // a day of the cycle
 	since   time.Time
 	note    string // on how far back it reaches
-	now     time.Time
+	lost    bool   // there was a repository, and is none
+	// recorded is what is known of the catalogue.
+	recorded Recorded
+	now      time.Time
 }
+
+// behindFor is for how long the catalogue may be there and not be written.
+const behindFor = 5 * time.Minute
+
+// What is said of a repository that is lost, and what to do.
+const (
+	lostDetail = "there is no repository where that of this cluster was: it is gone, or its volume is not mounted"
+	lostDo     = "Mount the volume again: what is missing is then archived and backed up by itself. If the repository is lost for good: " +
+		"controld backup run --type full --new-repository. WAL stays on the primary meanwhile."
+)
 
 func (f findings) assess() health.Component {
 	degraded := func(reason, detail, do string) health.Component {
@@ -61,6 +75,8 @@ func (f findings) assess() health.Component {
 	case s.State == RepositoryBroken:
 		return degraded("repository-broken", "the repository cannot be used: "+s.Detail,
 			"Look at it: docker exec pgbackrest pgbackrest info. Nothing of it is removed by controld.")
+	case f.lost:
+		return degraded("repository-lost", lostDetail, lostDo)
 	case s.State == RepositoryNew || !f.on:
 		return degraded("no-repository", "the repository is not made yet",
 			"controld makes it by itself when a node leads. If it stays: controld operations list --kind repository says why.")
@@ -111,6 +127,9 @@ func (f findings) assessCopies(degraded func(reason, detail, do string) health.C
 	case cluster.LowDisk(free, total):
 		return degraded("repository-disk-low", fmt.Sprintf("%d of %d bytes are left on the repository's disk", free, total),
 			"Free space there or grow it. When it is full, WAL stays on the primary, and fills its disk.")
+	case !f.recorded.Failing.IsZero() && f.now.Sub(f.recorded.Failing) > behindFor:
+		return degraded("catalogue-behind", "the catalogue in Redis is not told of the backups: "+f.recorded.Detail,
+			"Look at Redis: controld check redis. The backups are in the repository all the same.")
 	}
 	return health.Noted(component, f.note)
 }

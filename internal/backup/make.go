@@ -27,6 +27,8 @@ type state struct {
 	// Promoted is why a full was made instead of what was asked for.
 	Promoted string `json:"promoted,omitempty"`
 	Made     []made `json:"made,omitempty"`
+	// NewRepository: in place of one that is lost, a new one is made before.
+	NewRepository bool `json:"new_repository,omitempty"`
 }
 
 // made is a backup that this operation has made, or has found to be needless.
@@ -57,6 +59,7 @@ func (b *Backups) backupWork(p params) operation.Runnable {
 		Prepare: func(ctx context.Context, s *state) (operation.Prepared, error) {
 			s.Types, s.Asked, s.Mode, s.Reason = p.Types, p.Types, p.Mode, p.Reason
 			s.Day, s.Moves, s.Slot = p.Day, p.Moves, p.Slot
+			s.NewRepository = p.NewRepository
 			if s.Mode == "" {
 				s.Mode = Online
 			}
@@ -64,6 +67,12 @@ func (b *Backups) backupWork(p params) operation.Runnable {
 		},
 		Steps: func(s *state) []operation.Step[state] {
 			var steps []operation.Step[state]
+			if s.NewRepository {
+				steps = []operation.Step[state]{
+					{Name: "create repository", Do: withLive[state](b, b.Tool.Create), Entry: true},
+					{Name: "check archiving", Do: withLive[state](b, b.Tool.Check)},
+				}
+			}
 			for i, t := range s.Types {
 				steps = append(steps, operation.Step[state]{
 					Name: stepName(s.Types, i), Entry: true,
@@ -109,6 +118,9 @@ func result(s *state) map[string]any {
 	if s.Promoted != "" {
 		r["promoted"] = s.Promoted
 	}
+	if s.NewRepository {
+		r["new_repository"] = true
+	}
 	if len(s.Made) > 0 {
 		last := s.Made[len(s.Made)-1]
 		var labels []string
@@ -136,7 +148,7 @@ func (b *Backups) prepare(ctx context.Context, s *state) (operation.Prepared, er
 			leader.Node.Container)
 	}
 	seen := b.Look(ctx)
-	if err := usable(seen); err != nil {
+	if err := b.usable(seen, s.NewRepository); err != nil {
 		return operation.Prepared{}, err
 	}
 	servers, err := b.detect(ctx)
@@ -169,11 +181,19 @@ func (b *Backups) prepare(ctx context.Context, s *state) (operation.Prepared, er
 	return operation.Prepared{Mode: string(s.Types[0]), Checks: checks}, operation.Refusal(checks)
 }
 
-// usable refuses a repository in which nothing can be kept.
-func usable(seen Seen) error {
+// usable refuses a repository in which nothing can be kept, and a new one beside one that is
+// there.
+func (b *Backups) usable(seen Seen, anew bool) error {
 	switch {
 	case seen.Missing != "":
 		return operation.Refuse("no-repository", nil, "%s", seen.Missing)
+	case anew && b.lost(seen):
+		return nil
+	case anew && seen.State != RepositoryUnknown:
+		return operation.Refuse("repository-not-lost", nil,
+			"a new repository is made only in place of one that is lost, and this one is %s", seen.State)
+	case b.lost(seen):
+		return operation.Refuse("repository-lost", nil, "%s. %s", lostDetail, lostDo)
 	case seen.State == RepositoryNew:
 		return operation.Refuse("no-repository", nil,
 			"the repository is not made yet; controld makes it by itself when a node leads: GET /health says what is in the way")
@@ -341,17 +361,19 @@ type repositoryState struct {
 // archivingDeadline bounds the time until the server has the command.
 const archivingDeadline = 30 * time.Second
 
+// withLive is a step that does something with the servers that answer.
+func withLive[S any](b *Backups, do func(context.Context, []cluster.Node) error) func(context.Context, *S) error {
+	return func(ctx context.Context, _ *S) error {
+		servers, err := b.detect(ctx)
+		if err != nil {
+			return err
+		}
+		return do(ctx, servers.Live)
+	}
+}
+
 // repositoryWork makes the repository, has WAL archived, and proves that it arrives.
 func (b *Backups) repositoryWork() operation.Runnable {
-	live := func(do func(context.Context, []cluster.Node) error) func(context.Context, *repositoryState) error {
-		return func(ctx context.Context, _ *repositoryState) error {
-			servers, err := b.detect(ctx)
-			if err != nil {
-				return err
-			}
-			return do(ctx, servers.Live)
-		}
-	}
 	return operation.Work[repositoryState]{
 		Prepare: func(ctx context.Context, s *repositoryState) (operation.Prepared, error) {
 			servers, err := b.detect(ctx)
@@ -363,9 +385,9 @@ func (b *Backups) repositoryWork() operation.Runnable {
 		},
 		Steps: func(*repositoryState) []operation.Step[repositoryState] {
 			return []operation.Step[repositoryState]{
-				{Name: "create repository", Do: live(b.Tool.Create), Entry: true},
+				{Name: "create repository", Do: withLive[repositoryState](b, b.Tool.Create), Entry: true},
 				{Name: "turn archiving on", Do: operation.Within(archivingDeadline, b.turnArchivingOn)},
-				{Name: "check archiving", Do: live(b.Tool.Check)},
+				{Name: "check archiving", Do: withLive[repositoryState](b, b.Tool.Check)},
 			}
 		},
 		Forward: true,

@@ -18,7 +18,7 @@ func (c commands) remove(w http.ResponseWriter, r *http.Request) {
 	records, seen := c.b.records()
 	name, query := r.PathValue("key"), r.URL.Query()
 	found, ok := Find(records, name)
-	if !ok && usable(seen) == nil {
+	if !ok && c.b.usable(seen, false) == nil {
 		c.kit.Fail(w, r, unknownBackup(name))
 		return
 	}
@@ -107,7 +107,7 @@ func (c commands) from(copies []Copy) *time.Time {
 // usage serves GET /backups/usage.
 func (c commands) usage(w http.ResponseWriter, r *http.Request) {
 	records, seen := c.b.records()
-	if err := usable(seen); err != nil {
+	if err := c.b.usable(seen, false); err != nil {
 		c.kit.Fail(w, r, err)
 		return
 	}

@@ -321,6 +321,13 @@ func (c *Client) BackupUsage(ctx context.Context) (gen.BackupUsage, error) {
 	})
 }
 
+// Orphans removes records of the catalogue that tell of no backup here, or lists them.
+func (c *Client) Orphans(ctx context.Context, r gen.OrphansRequest) (gen.Orphans, error) {
+	return ask[gen.Orphans](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.RemoveOrphans(ctx, r)
+	})
+}
+
 // StartNode starts a node in its recorded role.
 func (c *Client) StartNode(ctx context.Context, name string, r gen.StartRequest, key string) (gen.Operation, error) {
 	return ask[gen.Operation](ctx, c, startTimeout, func(ctx context.Context) (*http.Response, error) {

@@ -46,6 +46,21 @@ func (r *Repository) Dir(systemID uint64, label string) string {
 	return filepath.Join(r.path(systemID), "backup", r.Settings.Stanza, label)
 }
 
+// Others are further clusters that have a repository here.
+func (r *Repository) Others(systemID uint64) ([]uint64, error) {
+	entries, err := os.ReadDir(r.Root)
+	if err != nil {
+		return nil, fmt.Errorf("repository: %w", err)
+	}
+	var others []uint64
+	for _, e := range entries {
+		if id, err := strconv.ParseUint(e.Name(), 10, 64); err == nil && e.IsDir() && id != systemID {
+			others = append(others, id)
+		}
+	}
+	return others, nil
+}
+
 // Space is what is left on the repository's disk, and its size.
 func (r *Repository) Space() (freeBytes, totalBytes int64, err error) { return node.Space(r.Root) }
 

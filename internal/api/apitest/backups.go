@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 
 	"controld/internal/api/command"
+	"controld/internal/api/gen"
 	"controld/internal/operation"
 )
 
@@ -24,6 +26,19 @@ func (f *Fake) Backups(kit command.Kit) []command.Route {
 				return
 			}
 			kit.JSON(w, http.StatusOK, f.OneBackup)
+		}},
+		{Method: http.MethodPost, Path: "/backups/orphans", Handler: func(w http.ResponseWriter, r *http.Request) {
+			var asked gen.OrphansRequest
+			if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+				kit.Fail(w, r, err)
+				return
+			}
+			answer := gen.Orphans{Applied: !gen.Value(asked.DryRun), Records: slices.Clone(f.Orphans)}
+			if answer.Applied {
+				named := gen.Value(asked.Keys)
+				f.Orphans = slices.DeleteFunc(f.Orphans, func(o gen.Orphan) bool { return slices.Contains(named, o.Key) })
+			}
+			kit.JSON(w, http.StatusOK, answer)
 		}},
 		{Method: http.MethodGet, Path: "/backups/cycle", Handler: func(w http.ResponseWriter, _ *http.Request) {
 			kit.JSON(w, http.StatusOK, f.Cycle)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"controld/internal/api/gen"
 	"controld/internal/cluster"
 	"controld/internal/health"
 	"controld/internal/node"
@@ -53,6 +54,10 @@ type Fake struct {
 	BackupList, OneBackup, Cycle any
 	// RetentionPlan and BackupUsage are what the other commands of backups answer.
 	RetentionPlan, BackupUsage any
+	// Orphans are the records of the catalogue that tell of no backup.
+	Orphans []gen.Orphan
+	// Parts are what capabilities say of their health.
+	Parts []health.Component
 	// Last is what the last operation was asked for, and by whom.
 	Last   any
 	Caller operation.Caller
@@ -170,7 +175,7 @@ func (f *Fake) state(n cluster.Node, address string) cluster.NodeState {
 
 // Health judges the view as the daemon does.
 func (f *Fake) Health() health.Report {
-	return cluster.AssessHealth(f.View(), f.Describe(), f.open(), time.Now(), f.Interval)
+	return cluster.AssessHealth(f.View(), f.Describe(), f.open(), time.Now(), f.Interval).With(f.Parts...)
 }
 
 // Redis answers.

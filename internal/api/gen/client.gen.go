@@ -106,6 +106,27 @@ func (e BackupType) Valid() bool {
 	}
 }
 
+// Defines values for CatalogueState.
+const (
+	CatalogueStateAway   CatalogueState = "away"
+	CatalogueStateBehind CatalogueState = "behind"
+	CatalogueStateOk     CatalogueState = "ok"
+)
+
+// Valid indicates whether the value is a known member of the CatalogueState enum.
+func (e CatalogueState) Valid() bool {
+	switch e {
+	case CatalogueStateAway:
+		return true
+	case CatalogueStateBehind:
+		return true
+	case CatalogueStateOk:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for FailoverRequestMode.
 const (
 	FailoverRequestModeAuto      FailoverRequestMode = "auto"
@@ -585,6 +606,9 @@ type BackupList struct {
 	// Backups Newest first.
 	Backups []Backup `json:"backups"`
 
+	// Catalogue The records of the backups in Redis, a view of the repository for other programs.
+	Catalogue Catalogue `json:"catalogue"`
+
 	// Next What `after` of the next page is; absent on the last one.
 	//
 	// Example: backup:2026-03-01_02-00-00
@@ -617,6 +641,11 @@ type BackupRequest struct {
 	//
 	// Example: online
 	Mode *BackupMode `json:"mode,omitempty"`
+
+	// NewRepository type full: where the repository is lost, make a new one before.
+	//
+	// Example: false
+	NewRepository *bool `json:"new_repository,omitempty"`
 
 	// Reason Why; it stands in the audit and with the backup.
 	//
@@ -712,6 +741,44 @@ type BackupUsage struct {
 	// Example: 123000000
 	TotalBytes int64 `json:"total_bytes"`
 }
+
+// Catalogue The records of the backups in Redis, a view of the repository for other programs.
+type Catalogue struct {
+	// AppendOnly Whether Redis keeps what it is told in an append-only file.
+	//
+	// Example: true
+	AppendOnly *bool `json:"append_only,omitempty"`
+
+	// Detail Why it is not ok.
+	//
+	// Example: the catalogue does not answer
+	Detail *string `json:"detail,omitempty"`
+
+	// Records How many it had of this repository's backups when it was last compared.
+	//
+	// Example: 3
+	Records int `json:"records"`
+
+	// State ok: it tells of what is in the repository; behind: it answers, and need not; away: Redis does not answer.
+	//
+	// Example: ok
+	State CatalogueState `json:"state"`
+
+	// Version Redis's version, as it was last compared.
+	//
+	// Example: 7.0.15
+	Version *string `json:"version,omitempty"`
+
+	// WrittenAt When it was last seen to tell of the repository.
+	//
+	// Example: 2026-03-01T12:00:00.000Z
+	WrittenAt *time.Time `json:"written_at,omitempty"`
+}
+
+// CatalogueState ok: it tells of what is in the repository; behind: it answers, and need not; away: Redis does not answer.
+//
+// Example: ok
+type CatalogueState string
 
 // Cause Why the operation was refused or failed.
 type Cause struct {
@@ -1507,6 +1574,68 @@ type Order struct {
 	Role string `json:"role"`
 }
 
+// Orphan defines model for Orphan.
+type Orphan struct {
+	// DireccionAlmacenamiento Its field of this name.
+	//
+	// Example: /var/lib/pgbackrest/backup/main/20240301-020000F
+	DireccionAlmacenamiento *string `json:"direccion_almacenamiento,omitempty"`
+
+	// Fecha Its field of this name.
+	//
+	// Example: 2024-03-01
+	Fecha *string `json:"fecha,omitempty"`
+
+	// Key Its key in Redis.
+	//
+	// Example: backup:2024-03-01_02-00-00
+	Key string `json:"key"`
+
+	// Label Its field of this name.
+	//
+	// Example: 20240301-020000F
+	Label *string `json:"label,omitempty"`
+
+	// MaestroUsado Its field of this name.
+	//
+	// Example: postgres_master
+	MaestroUsado *string `json:"maestro_usado,omitempty"`
+
+	// TipoBackup Its field of this name.
+	//
+	// Example: completo
+	TipoBackup *string `json:"tipo_backup,omitempty"`
+
+	// Why Why it tells of no backup here.
+	//
+	// Example: controld did not write it
+	Why string `json:"why"`
+}
+
+// Orphans defines model for Orphans.
+type Orphans struct {
+	// Applied Whether they were removed; false: it was a dry run.
+	//
+	// Example: false
+	Applied bool `json:"applied"`
+
+	// Records By their keys.
+	Records []Orphan `json:"records"`
+}
+
+// OrphansRequest defines model for OrphansRequest.
+type OrphansRequest struct {
+	// DryRun List them and remove nothing.
+	//
+	// Example: true
+	DryRun *bool `json:"dry_run,omitempty"`
+
+	// Keys Only these; absent: all of them.
+	//
+	// Example: ["backup:2026-03-01_02-00-00"]
+	Keys *[]string `json:"keys,omitempty"`
+}
+
 // Plan defines model for Plan.
 type Plan struct {
 	// Checks Every precheck with its numbers.
@@ -1832,6 +1961,11 @@ type RejoinRequestMethod string
 
 // Repository defines model for Repository.
 type Repository struct {
+	// Backups How many backups are in it.
+	//
+	// Example: 3
+	Backups *int `json:"backups,omitempty"`
+
 	// Cipher How it is encrypted; absent where it is not.
 	//
 	// Example: aes-256-cbc
@@ -1851,6 +1985,16 @@ type Repository struct {
 	//
 	// Example: 2026-03-01T12:00:00.000Z
 	ObservedAt *time.Time `json:"observed_at,omitempty"`
+
+	// Others The identifiers of other clusters whose repositories are kept beside it.
+	//
+	// Example: ["7311576302694457001"]
+	Others *[]string `json:"others,omitempty"`
+
+	// Stanza pgBackRest's name of the cluster in it.
+	//
+	// Example: main
+	Stanza *string `json:"stanza,omitempty"`
 
 	// State new: nothing is in it yet; unknown: nobody could look.
 	//
@@ -2253,6 +2397,9 @@ type StartBackupJSONRequestBody = BackupRequest
 
 // StartDayJSONRequestBody defines body for StartDay for application/json ContentType.
 type StartDayJSONRequestBody = DayRequest
+
+// RemoveOrphansJSONRequestBody defines body for RemoveOrphans for application/json ContentType.
+type RemoveOrphansJSONRequestBody = OrphansRequest
 
 // ApplyRetentionJSONRequestBody defines body for ApplyRetention for application/json ContentType.
 type ApplyRetentionJSONRequestBody = RetentionRequest
@@ -2664,6 +2811,26 @@ type ClientInterface interface {
 	// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
 	StartDay(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// RemoveOrphansWithBody Remove records of the catalogue that tell of no backup here
+	//
+	// Records `backup:YYYY-MM-DD_HH-MM-SS` in Redis that controld leaves alone: written by other programs, of another cluster,
+	// or copied. With `dry_run` they are listed, and nothing is removed. Backups and their files are not touched.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /backups/orphans (the `RemoveOrphans` operationId).
+	RemoveOrphansWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveOrphans Remove records of the catalogue that tell of no backup here
+	//
+	// Records `backup:YYYY-MM-DD_HH-MM-SS` in Redis that controld leaves alone: written by other programs, of another cluster,
+	// or copied. With `dry_run` they are listed, and nothing is removed. Backups and their files are not touched.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /backups/orphans (the `RemoveOrphans` operationId).
+	RemoveOrphans(ctx context.Context, body RemoveOrphansJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ApplyRetentionWithBody Remove the backups that are not kept
 	//
 	// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
@@ -3033,6 +3200,46 @@ func (c *Client) StartDayWithBody(ctx context.Context, day int, params *StartDay
 // Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
 func (c *Client) StartDay(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStartDayRequest(c.Server, day, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveOrphansWithBody Remove records of the catalogue that tell of no backup here
+//
+// Records `backup:YYYY-MM-DD_HH-MM-SS` in Redis that controld leaves alone: written by other programs, of another cluster,
+// or copied. With `dry_run` they are listed, and nothing is removed. Backups and their files are not touched.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /backups/orphans (the `RemoveOrphans` operationId).
+func (c *Client) RemoveOrphansWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveOrphansRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveOrphans Remove records of the catalogue that tell of no backup here
+//
+// Records `backup:YYYY-MM-DD_HH-MM-SS` in Redis that controld leaves alone: written by other programs, of another cluster,
+// or copied. With `dry_run` they are listed, and nothing is removed. Backups and their files are not touched.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /backups/orphans (the `RemoveOrphans` operationId).
+func (c *Client) RemoveOrphans(ctx context.Context, body RemoveOrphansJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveOrphansRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3849,6 +4056,46 @@ func NewStartDayRequestWithBody(server string, day int, params *StartDayParams, 
 		}
 
 	}
+
+	return req, nil
+}
+
+// NewRemoveOrphansRequest calls the generic RemoveOrphans builder with application/json body
+func NewRemoveOrphansRequest(server string, body RemoveOrphansJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRemoveOrphansRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRemoveOrphansRequestWithBody constructs an http.Request for the RemoveOrphans method, with any body, and a specified content type
+func NewRemoveOrphansRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/backups/orphans")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -5087,6 +5334,26 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /backups/cycle/{day} (the `StartDay` operationId).
 	StartDayWithResponse(ctx context.Context, day int, params *StartDayParams, body StartDayJSONRequestBody, reqEditors ...RequestEditorFn) (*StartDayResponse, error)
 
+	// RemoveOrphansWithBodyWithResponse Remove records of the catalogue that tell of no backup here
+	//
+	// Records `backup:YYYY-MM-DD_HH-MM-SS` in Redis that controld leaves alone: written by other programs, of another cluster,
+	// or copied. With `dry_run` they are listed, and nothing is removed. Backups and their files are not touched.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /backups/orphans (the `RemoveOrphans` operationId).
+	RemoveOrphansWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RemoveOrphansResponse, error)
+
+	// RemoveOrphansWithResponse Remove records of the catalogue that tell of no backup here
+	//
+	// Records `backup:YYYY-MM-DD_HH-MM-SS` in Redis that controld leaves alone: written by other programs, of another cluster,
+	// or copied. With `dry_run` they are listed, and nothing is removed. Backups and their files are not touched.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /backups/orphans (the `RemoveOrphans` operationId).
+	RemoveOrphansWithResponse(ctx context.Context, body RemoveOrphansJSONRequestBody, reqEditors ...RequestEditorFn) (*RemoveOrphansResponse, error)
+
 	// ApplyRetentionWithBodyWithResponse Remove the backups that are not kept
 	//
 	// Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
@@ -5763,6 +6030,54 @@ func (r StartDayResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r StartDayResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemoveOrphansResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Orphans
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RemoveOrphansResponse) GetJSON200() *Orphans {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RemoveOrphansResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveOrphansResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveOrphansResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveOrphansResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveOrphansResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -7505,6 +7820,38 @@ func (c *ClientWithResponses) StartDayWithResponse(ctx context.Context, day int,
 	return ParseStartDayResponse(rsp)
 }
 
+// RemoveOrphansWithBodyWithResponse Remove records of the catalogue that tell of no backup here
+//
+// Records `backup:YYYY-MM-DD_HH-MM-SS` in Redis that controld leaves alone: written by other programs, of another cluster,
+// or copied. With `dry_run` they are listed, and nothing is removed. Backups and their files are not touched.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /backups/orphans (the `RemoveOrphans` operationId).
+func (c *ClientWithResponses) RemoveOrphansWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RemoveOrphansResponse, error) {
+	rsp, err := c.RemoveOrphansWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveOrphansResponse(rsp)
+}
+
+// RemoveOrphansWithResponse Remove records of the catalogue that tell of no backup here
+//
+// Records `backup:YYYY-MM-DD_HH-MM-SS` in Redis that controld leaves alone: written by other programs, of another cluster,
+// or copied. With `dry_run` they are listed, and nothing is removed. Backups and their files are not touched.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /backups/orphans (the `RemoveOrphans` operationId).
+func (c *ClientWithResponses) RemoveOrphansWithResponse(ctx context.Context, body RemoveOrphansJSONRequestBody, reqEditors ...RequestEditorFn) (*RemoveOrphansResponse, error) {
+	rsp, err := c.RemoveOrphans(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveOrphansResponse(rsp)
+}
+
 // ApplyRetentionWithBodyWithResponse Remove the backups that are not kept
 //
 // Keeps the newest full backups that count, as many as `keep_fulls` says, and everything from the oldest of these on. What is
@@ -8307,6 +8654,39 @@ func ParseStartDayResponse(rsp *http.Response) (*StartDayResponse, error) {
 			headers.PreferenceApplied = &value
 		}
 		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRemoveOrphansResponse parses an HTTP response from a RemoveOrphansWithResponse call
+func ParseRemoveOrphansResponse(rsp *http.Response) (*RemoveOrphansResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveOrphansResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Orphans
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
 	}
 
 	return response, nil

@@ -35,6 +35,11 @@ func PgBouncerImage() string {
 	return fromEnv("CONTROLD_TEST_PGBOUNCER_IMAGE", "controld/pgbouncer:dev")
 }
 
+// RedisImage is the image of the Redis under test.
+func RedisImage() string {
+	return fromEnv("CONTROLD_TEST_REDIS_IMAGE", "controld/redis:dev")
+}
+
 func fromEnv(name, otherwise string) string {
 	if v := os.Getenv(name); v != "" {
 		return v
