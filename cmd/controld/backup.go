@@ -30,13 +30,14 @@ the volume pgbackrest-repo. Without a subcommand they are listed.
 		RunE: list.RunE,
 	}
 	cmd.Flags().AddFlagSet(list.Flags())
-	cmd.AddCommand(c.backupRun(), c.backupDay(), c.backupCycle(), list, c.backupShow(), c.backupSize(), c.backupDelete(), c.backupPrune())
+	cmd.AddCommand(c.backupRun(), c.backupDay(), c.backupCycle(), list, c.backupShow(), c.backupSize(), c.backupDelete(), c.backupPrune(),
+		c.backupOrphans())
 	return cmd
 }
 
 func (c *cli) backupRun() *cobra.Command {
 	var kind, mode string
-	var accept bool
+	var accept, anew bool
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Make a backup",
@@ -56,6 +57,7 @@ restore where the server writes meanwhile; it is made only with --accept-inconsi
 	f.StringVar(&kind, "type", "", "full, incr or diff (default: what is due)")
 	f.StringVar(&mode, "mode", "", "online or offline (default: online)")
 	f.BoolVar(&accept, "accept-inconsistent", false, "with --mode offline: the copy may not restore, and that is accepted")
+	f.BoolVar(&anew, "new-repository", false, "with --type full: where the repository is lost for good, make a new one before")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		api, err := c.client()
 		if err != nil {
@@ -64,6 +66,7 @@ restore where the server writes meanwhile; it is made only with --accept-inconsi
 		r := gen.BackupRequest{
 			Type: gen.Optional(gen.BackupType(kind)), Mode: gen.Optional(gen.BackupMode(mode)), Reason: gen.Optional(w.reason),
 			AcceptInconsistent: gen.Optional(accept), CancelRunning: gen.Optional(w.cancelRunning),
+			NewRepository: gen.Optional(anew),
 		}
 		return c.carryOut(cmd.Context(), api, *w, func(ctx context.Context) (gen.Operation, error) {
 			return api.StartBackup(ctx, r, w.key)
@@ -115,6 +118,9 @@ func writeBackups(w io.Writer, page gen.BackupList) {
 	if state := page.Repository.State; state != gen.RepositoryStateOk {
 		fmt.Fprintf(w, "the repository is %s: %s\n", state, text(page.Repository.Detail))
 	}
+	if line := catalogueLine(page.Catalogue); line != "" {
+		fmt.Fprintln(w, line)
+	}
 	if len(page.Backups) == 0 {
 		fmt.Fprintln(w, "no backups")
 		return
@@ -131,6 +137,18 @@ func writeBackups(w io.Writer, page gen.BackupList) {
 	if page.Next != nil {
 		fmt.Fprintf(w, "There are more: controld backup list --after %s\n", *page.Next)
 	}
+}
+
+// catalogueLine says what is wrong with the records in Redis; empty: nothing.
+func catalogueLine(x gen.Catalogue) string {
+	switch x.State {
+	case gen.CatalogueStateAway:
+		return "Redis is away, and gets its records of the backups when it is back: " + text(x.Detail)
+	case gen.CatalogueStateBehind:
+		return "the records of the backups in Redis are behind: " + text(x.Detail)
+	case gen.CatalogueStateOk:
+	}
+	return ""
 }
 
 func shortKey(b gen.Backup) string { return strings.TrimPrefix(b.Key, "backup:") }

@@ -56,20 +56,26 @@ API is not asked: "make up" judges new settings by it before it replaces the dae
 			if !daemon {
 				findings = append(findings, c.checkAPI(cmd.Context())...)
 			}
-			if err := c.printFindings(findings); err != nil {
-				return err
-			}
-			for _, f := range findings {
-				if f.State == "failed" {
-					return &reported{exitError}
-				}
-			}
-			return nil
+			return c.report(findings)
 		},
 	}
+	cmd.AddCommand(c.checkRedis(), c.checkPgbackrest())
 	cmd.Flags().StringVar(&file, "config", "", "a YAML file with settings (default: none)")
 	cmd.Flags().BoolVar(&daemon, "daemon", false, "check only what the daemon needs")
 	return cmd
+}
+
+// report prints findings; the exit code says whether one has failed.
+func (c *cli) report(findings []finding) error {
+	if err := c.printFindings(findings); err != nil {
+		return err
+	}
+	for _, f := range findings {
+		if f.State == "failed" {
+			return &reported{exitError}
+		}
+	}
+	return nil
 }
 
 func (c *cli) printFindings(findings []finding) error {

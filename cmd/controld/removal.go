@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -34,9 +33,6 @@ func (c *cli) removalFlags(cmd *cobra.Command) *removalFlags {
 	f.BoolVar(&r.yes, "yes", false, "do not ask")
 	return r
 }
-
-// errKept is the error of somebody who was asked and did not say yes.
-var errKept = errors.New("nothing was removed (--yes removes without asking)")
 
 // remove shows what would go, asks, and removes it.
 func (c *cli) remove(ctx context.Context, api *client.Client, w work, f removalFlags, r removal) error {
@@ -74,28 +70,6 @@ func count(n int, of string) string {
 		return "1 " + of
 	}
 	return fmt.Sprintf("%d %ss", n, of)
-}
-
-// confirmed asks a question whose answer has to be y or yes.
-func (c *cli) confirmed(question string) bool {
-	answer, err := c.ask(question + " [y/N] ")
-	return err == nil && (strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes"))
-}
-
-// ask asks a question on stderr and reads a line.
-func (c *cli) ask(question string) (string, error) {
-	fmt.Fprint(c.stderr, question)
-	if c.answers == nil {
-		c.answers = bufio.NewReader(c.stdin)
-	}
-	line, err := c.answers.ReadString('\n')
-	if err != nil {
-		fmt.Fprintln(c.stderr)
-	}
-	if err != nil && line == "" {
-		return "", fmt.Errorf("no answer: %w", err)
-	}
-	return strings.TrimSpace(line), nil
 }
 
 func writeRemoval(w io.Writer, p gen.RetentionPlan) {
@@ -240,6 +214,9 @@ func (c *cli) pruneMenu(ctx context.Context, api *client.Client, w work, f remov
 	choices := []choice{
 		{"remove one backup", c.pruneOne},
 		{"remove what is not kept", c.pruneOld},
+		{"remove records in Redis that tell of no backup", func(ctx context.Context, api *client.Client, _ work, f removalFlags) error {
+			return c.removeOrphans(ctx, api, f.dryRun, f.yes)
+		}},
 	}
 	for {
 		for i, x := range choices {
