@@ -92,9 +92,9 @@ func redisFindings(part gen.ComponentHealth, page gen.BackupList) []finding {
 	case x.Version == nil:
 		found = append(found, skipped("server", "not known: nothing was read since controld began"))
 	case gen.Value(x.AppendOnly):
-		found = append(found, ok("server", "Redis %s with an append-only file", *x.Version))
+		found = append(found, ok("server", "Redis %s, with an append-only file", *x.Version))
 	default:
-		found = append(found, failed("server", fmt.Errorf("Redis %s has no append-only file: each restart loses what it has", *x.Version)))
+		found = append(found, failed("server", fmt.Errorf("version %s has no append-only file: a restart loses it all", *x.Version)))
 	}
 	backups := gen.Value(page.Repository.Backups)
 	switch {

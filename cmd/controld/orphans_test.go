@@ -55,7 +55,9 @@ func TestCheckParts(t *testing.T) {
 	version, reaches, stanza, why := "7.0.15", "0/7400000", "main", "connection refused"
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	good := gen.BackupList{
-		Backups: []gen.Backup{{Key: "backup:2026-03-01_02-00-00", Type: "full", MaestroUsado: "postgres_master", EndedAt: at, Needs: []string{}}},
+		Backups: []gen.Backup{
+			{Key: "backup:2026-03-01_02-00-00", Type: "full", MaestroUsado: "postgres_master", EndedAt: at, Needs: []string{}},
+		},
 		Repository: gen.Repository{State: "ok", Stanza: &stanza, Backups: &two, FreeBytes: &free, TotalBytes: &total,
 			Others: &[]string{"7311"}},
 		Archive:   gen.ArchivedWAL{State: "continuous", Reaches: &reaches, Holes: []gen.Hole{}},
@@ -68,7 +70,7 @@ func TestCheckParts(t *testing.T) {
 		says   []string
 		failed bool
 	}{
-		{"redis", "redis", func(*gen.BackupList) {}, []string{"Redis 7.0.15 with an append-only file", "2, as many as"}, false},
+		{"redis", "redis", func(*gen.BackupList) {}, []string{"Redis 7.0.15, with an append-only file", "2, as many as"}, false},
 		{"fewer records", "redis", func(l *gen.BackupList) { l.Repository.Backups = &ten }, []string{"2 in Redis, 10 backups"}, true},
 		{"redis is away", "redis", func(l *gen.BackupList) { l.Catalogue = gen.Catalogue{State: "away", Detail: &why} },
 			[]string{"away: connection refused"}, true},

@@ -93,6 +93,7 @@ func TestBackups(t *testing.T) {
 		t.Errorf("an unknown key: %d %s", a.Status, a.Body)
 	}
 	backupsByHand(t, c)
+	catalogue(t, c)
 	c.waitOK(time.Minute)
 }
 
