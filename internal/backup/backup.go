@@ -146,12 +146,20 @@ func (b *Backups) Look(ctx context.Context) Seen {
 	defer cancel()
 	s := b.look(ctx)
 	s.At = time.Now()
-	b.seen.Store(&s)
-	select {
-	case b.looked <- struct{}{}:
-	default:
+	was := b.seen.Swap(&s)
+	poke(b.looked)
+	if was.State == RepositoryOK && s.State != RepositoryOK {
+		poke(b.wake) // from now on it is looked at often
 	}
 	return s
+}
+
+// poke has whoever waits for c go on, at once or when they wait next.
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 func (b *Backups) look(ctx context.Context) Seen {

@@ -253,6 +253,19 @@ func TestLostRepository(t *testing.T) {
 		copies := w.copies
 		w.stanza, w.copies = false, nil
 		w.mu.Unlock()
+		if _, err := b.Backup(t.Context(), Request{}, person); !refusedWith(err, "repository-lost") {
+			t.Errorf("a backup: %v", err)
+		}
+		w.mu.Lock()
+		w.stanza, w.copies = true, copies
+		w.mu.Unlock()
+		time.Sleep(2 * soon) // what somebody has seen to be lost is looked at often
+		if s := b.Seen(); s.State != RepositoryOK {
+			t.Errorf("%+v", s)
+		}
+		w.mu.Lock()
+		w.stanza, w.copies = false, nil
+		w.mu.Unlock()
 		time.Sleep(time.Hour)
 		if w.history().begun > 0 || w.stanza {
 			t.Errorf("made by itself: %+v", w.history())
