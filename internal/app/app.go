@@ -228,7 +228,7 @@ func (a *app) serve(
 	if err != nil {
 		return err
 	}
-	figures := metrics.New(shown, operations, a.opts.Version, runtime.Version(), a.log)
+	figures := metrics.New(shown, operations, shown.capabilities.figures, a.opts.Version, runtime.Version(), a.log)
 	server, err := api.New(api.Options{
 		Cluster: shown, Operations: operations, Tokens: tokens, Nodes: shown.Nodes(), Interval: shown.Interval(),
 		Anonymous: anonymous(a.opts.Config), Gateways: gateways(engine, a.opts.Config),

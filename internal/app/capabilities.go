@@ -11,6 +11,7 @@ import (
 	"controld/internal/cluster"
 	"controld/internal/health"
 	"controld/internal/manager"
+	"controld/internal/metrics/sample"
 	"controld/internal/operation"
 	"controld/internal/redis"
 )
@@ -27,7 +28,7 @@ type parts struct {
 
 // capabilities are what controld has beside the cluster's own operations, those of more
 // weight for /health first. A further one is a line here. Each registers its kinds of
-// operation when it is made, and offers what it has of the three that add takes.
+// operation when it is made, and offers what it has of the four that add takes.
 func (p parts) capabilities() (all capabilities, err error) {
 	for _, made := range []func() (any, error){
 		func() (any, error) { return backup.New(p.backup, p.backups) },
@@ -48,6 +49,7 @@ type capabilities struct {
 	health   []health.Contributor
 	commands []command.Set
 	watchers []watcher
+	figures  []sample.Source
 }
 
 // A watcher looks at something until ctx ends.
@@ -71,7 +73,11 @@ func (all *capabilities) add(c any) error {
 	if looks {
 		all.watchers = append(all.watchers, looking)
 	}
-	if !contributes && !serves && !looks {
+	figures, counts := c.(sample.Source)
+	if counts {
+		all.figures = append(all.figures, figures)
+	}
+	if !contributes && !serves && !looks && !counts {
 		return fmt.Errorf("capability %T offers nothing", c)
 	}
 	return nil

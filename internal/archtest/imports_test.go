@@ -74,8 +74,8 @@ var may = map[string][]string{
 	},
 	// The capabilities beside the cluster's own operations.
 	"internal/backup": {
-		"internal/api/command", "internal/api/gen", "internal/cluster", "internal/health", "internal/operation", "internal/pgwal",
-		"internal/wait", "internal/wal",
+		"internal/api/command", "internal/api/gen", "internal/cluster", "internal/health", "internal/metrics/sample", "internal/operation",
+		"internal/pgwal", "internal/wait", "internal/wal",
 	},
 
 	"internal/upkeep": {"internal/actuator", "internal/cluster", "internal/operation"},
@@ -110,10 +110,13 @@ var may = map[string][]string{
 
 	// The API and who calls it.
 	"internal/api/command": {"internal/operation"}, // a capability may import it
-	"internal/api":         {root, "internal/api/command", "internal/api/gen", "internal/cluster", "internal/health", "internal/operation"},
-	"internal/api/gen":     nil,
-	"internal/client":      {"internal/api/gen"},
-	"internal/metrics":     {"internal/cluster", "internal/health", "internal/operation"},
+	"internal/api": {
+		root, "internal/api/command", "internal/api/gen", "internal/cluster", "internal/health", "internal/operation",
+	},
+	"internal/api/gen":        nil,
+	"internal/client":         {"internal/api/gen"},
+	"internal/metrics":        {"internal/cluster", "internal/health", "internal/metrics/sample", "internal/operation"},
+	"internal/metrics/sample": nil, // a capability may import it
 
 	// Measuring and testing.
 	"internal/probe": nil,

@@ -286,7 +286,19 @@ func (b *Backups) survey(leader cluster.NodeState, before Continuity) (Continuit
 			c.Next = s
 		}
 	}
+	// Without its history nobody goes over to a timeline, whatever there is of it.
+	if len(histories) > 0 {
+		if left := leftBefore(way, histories[0], size); left.Number < c.Next.Number {
+			c.Next = left
+		}
+	}
 	return c, nil
+}
+
+// leftBefore is the segment in which way leaves the timeline before t.
+func leftBefore(way []pgwal.Branch, t wal.Timeline, segmentBytes int64) Segment {
+	at := max(slices.IndexFunc(way, func(b pgwal.Branch) bool { return b.Timeline == t }), 1) - 1
+	return Segment{way[at].Timeline, way[at].End.Segment(segmentBytes)}
 }
 
 // isForeign reports whether the archive has another segment under the name of one that the

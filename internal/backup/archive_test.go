@@ -62,6 +62,39 @@ func TestWhatAFailoverLeftIsPushed(t *testing.T) {
 	}
 }
 
+// Segments of a timeline reach nobody who lacks its history.
+func TestAHistoryIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b, _, stop := watched(t, w, t.TempDir())
+		defer stop()
+		w.failover(0, "one")
+		w.mu.Lock()
+		fork, history := w.wal.way[0].End, w.wal.timeline.HistoryName()
+		w.wal.archived[history] = false
+		w.wal.volumes["two"][history] = true
+		w.wal.refused = &Failure{Kind: FailureNotReady, Code: 103, Said: "the repository hangs"}
+		for range 3 { // the archive gets all that the new timeline has
+			segment := Segment{w.wal.timeline, w.wal.flushed.Segment(testSegment)}
+			w.wal.archived[segment.Name(testSegment)] = true
+			w.wal.flushed += testSegment
+		}
+		w.mu.Unlock()
+		time.Sleep(time.Minute)
+		c := b.Continuity()
+		if at := (Segment{1, fork.Segment(testSegment)}); c.State() != ArchiveIncomplete || c.Next != at {
+			t.Errorf("%s, the archive reaches %+v, want %+v", c.State(), c.Next, at)
+		}
+		w.mu.Lock()
+		w.wal.refused = nil
+		w.mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		if c := b.Continuity(); c.State() != ArchiveContinuous || c.Next.Timeline != 2 {
+			t.Errorf("%s, %+v", c.State(), c.Next)
+		}
+	})
+}
+
 // What the archiver has on its list is left to it, however long it takes.
 func TestWhatIsOnTheListIsLeftToTheArchiver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -122,6 +122,13 @@ func (f *catalogueFake) Apply(_ context.Context, changes []Change) error {
 	return nil
 }
 
+// asked is how often it was read and written.
+func (f *catalogueFake) asked() (reads, writes int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reads, f.writes
+}
+
 // held is what it holds, whether it is away or not.
 func (f *catalogueFake) held() (entries map[string]map[string]string, index []string) {
 	f.mu.Lock()

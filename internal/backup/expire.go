@@ -112,17 +112,15 @@ func (b *Backups) expireWork(x Expiry) operation.Runnable {
 	return operation.Work[expiry]{
 		Prepare: func(ctx context.Context, s *expiry) (operation.Prepared, error) { return b.prepareExpiry(ctx, s, x) },
 		Steps: func(s *expiry) []operation.Step[expiry] {
-			var steps []operation.Step[expiry]
-			for i, label := range s.Remove {
-				steps = append(steps, operation.Step[expiry]{
-					Name: "delete " + label, Entry: true,
-					Do: func(ctx context.Context, s *expiry) error { return b.removeOne(ctx, s, label, s.Own[i]) },
-				})
+			steps := []operation.Step[expiry]{
+				{Name: "delete backups", Entry: true, Do: b.removeAll},
+				{Name: "expire WAL", Entry: true, Do: b.expireWAL},
+				{Name: "verify", Do: b.verifyExpired},
 			}
-			return append(steps,
-				operation.Step[expiry]{Name: "expire WAL", Entry: true, Do: b.expireWAL},
-				operation.Step[expiry]{Name: "verify", Do: b.verifyExpired},
-			)
+			if len(s.Remove) == 0 {
+				steps = steps[1:]
+			}
+			return steps
 		},
 		Forward: true,
 		Result: func(s *expiry) map[string]any {
@@ -214,12 +212,24 @@ func (b *Backups) lookToRemove(ctx context.Context) (Seen, error) {
 	return seen, nil
 }
 
-// removeOne removes one backup, on which nothing depends any more. One that is gone already
-// is one that an earlier try has removed.
-func (b *Backups) removeOne(ctx context.Context, s *expiry, label string, own int64) error {
-	if slices.Contains(s.Removed, label) {
-		return nil
+// removeAll removes what is to go, one after the other. What is gone already is what an
+// earlier try has removed.
+func (b *Backups) removeAll(ctx context.Context, s *expiry) error {
+	for i, label := range s.Remove {
+		operation.Report(ctx, operation.Progress{Phase: "delete", Done: int64(i), Total: int64(len(s.Remove)), Unit: "backups"})
+		if slices.Contains(s.Removed, label) {
+			continue
+		}
+		if err := b.removeOne(ctx, label); err != nil {
+			return fmt.Errorf("delete %s: %w", label, err)
+		}
+		s.Removed, s.Freed = append(s.Removed, label), s.Freed+s.Own[i]
 	}
+	return nil
+}
+
+// removeOne removes one backup, on which nothing depends any more.
+func (b *Backups) removeOne(ctx context.Context, label string) error {
 	seen, err := b.lookToRemove(ctx)
 	if err != nil {
 		return err
@@ -227,17 +237,14 @@ func (b *Backups) removeOne(ctx context.Context, s *expiry, label string, own in
 	if p := Remove(seen.Copies, label); len(p.Go) > 1 {
 		return fmt.Errorf("%s depends on %s, and was not to go: it has come since", p.Go[0].Label, label)
 	}
-	if slices.ContainsFunc(seen.Copies, func(c Copy) bool { return c.Label == label }) {
-		err = b.unlocked(ctx, func() error { return b.Tool.Expire(ctx, label) })
-		if failure := (*Failure)(nil); errors.As(err, &failure) && failure.Kind == FailureMissing {
-			err = nil // removed by another hand, or its files were
-		}
-		if err != nil {
-			return err
-		}
+	if !slices.ContainsFunc(seen.Copies, func(c Copy) bool { return c.Label == label }) {
+		return nil
 	}
-	s.Removed, s.Freed = append(s.Removed, label), s.Freed+own
-	return nil
+	err = b.unlocked(ctx, func() error { return b.Tool.Expire(ctx, label) })
+	if isFailure(err, FailureMissing) {
+		return nil // removed by another hand, or its files were
+	}
+	return err
 }
 
 // unlocked does what needs the repository's lock, and waits a while for it.
@@ -245,7 +252,7 @@ func (b *Backups) unlocked(ctx context.Context, do func() error) error {
 	until := time.Now().Add(lockedFor)
 	return wait.Poll(ctx, time.Second, func() (bool, error) {
 		err := do()
-		if failure := (*Failure)(nil); errors.As(err, &failure) && failure.Kind == FailureLocked && time.Now().Before(until) {
+		if isFailure(err, FailureLocked) && time.Now().Before(until) {
 			return false, nil
 		}
 		return err == nil, err

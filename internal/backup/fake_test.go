@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,6 +49,8 @@ type world struct {
 	foreign  bool          // the repository is another cluster's
 	fail     *Failure      // what the next backups end with
 	plan     Timetable     // what controld makes by itself
+	// lookEvery is the longest pause between two looks; 0: a minute.
+	lookEvery time.Duration
 	// brokenChain: what builds on another backup fails.
 	brokenChain bool
 	expiry      expiries
@@ -134,7 +137,8 @@ func (w *world) controld(dir string) (b *Backups, operations *operation.Manager,
 		}
 	}
 	b, err = New(Config{
-		Stanza: "main", StuckAfter: 10 * time.Minute, LookEvery: time.Minute, RetainFulls: w.retain, CountManual: !w.cycle,
+		Stanza: "main", StuckAfter: 10 * time.Minute, LookEvery: cmp.Or(w.lookEvery, time.Minute),
+		RetainFulls: w.retain, CountManual: !w.cycle,
 		Timetable: w.plan,
 	}, Parts{
 		Cluster: w, Servers: w, Tool: w, Files: w, Logs: w, Catalogue: w.catalogue, Archiving: archiving, Operations: operations,

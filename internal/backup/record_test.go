@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,13 +16,31 @@ import (
 	"controld/internal/operation"
 )
 
+// spoken is what a controld has logged.
+type spoken struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *spoken) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *spoken) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
 // telling is a world with a full in it that a controld watches, which has told the catalogue.
-func telling(t *testing.T) (*world, *Backups, *operation.Manager, *bytes.Buffer) {
+func telling(t *testing.T) (*world, *Backups, *operation.Manager, *spoken) {
 	t.Helper()
 	w := ready(t)
 	w.copies[0].SystemID = system
 	b, operations, stop := w.controld(t.TempDir())
-	said := &bytes.Buffer{}
+	said := &spoken{}
 	b.Log = slog.New(slog.NewTextHandler(said, nil))
 	if err := b.Archiving.turnOn(system); err != nil {
 		t.Fatal(err)
@@ -73,11 +92,10 @@ func TestCatalogue(t *testing.T) {
 		if r := b.Recorded(); r.State() != CatalogueOK || r.Records != 2 || r.Version == "" || !r.Durable {
 			t.Errorf("%+v", r)
 		}
-		writes := w.catalogue.writes
-		reads := w.catalogue.reads
+		reads, writes := w.catalogue.asked()
 		time.Sleep(24 * time.Hour)
-		if w.catalogue.writes != writes || w.catalogue.reads-reads > 25 {
-			t.Errorf("a day at rest: written %d times, read %d times", w.catalogue.writes-writes, w.catalogue.reads-reads)
+		if r, w := w.catalogue.asked(); w != writes || r-reads > 25 {
+			t.Errorf("a day at rest: written %d times, read %d times", w-writes, r-reads)
 		}
 		w.catalogue.Flush()
 		time.Sleep(15 * time.Second)
@@ -138,7 +156,9 @@ func refusedWith(err error, kind string) bool {
 func TestCatalogueBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, b, operations, said := telling(t)
+		w.catalogue.mu.Lock()
 		w.catalogue.refuses = errors.New("MISCONF")
+		w.catalogue.mu.Unlock()
 		run(t, b, operations)
 		time.Sleep(4 * time.Minute)
 		if c := b.Components(time.Now())[0]; c.Status != "ok" || b.Recorded().State() != CatalogueBehind {

@@ -57,6 +57,7 @@ type Copy struct {
 	RepoOwnBytes   int64 // in the repository, of this backup alone
 	PageErrors     bool  // pages of the database did not match their checksums
 	SystemID       uint64
+	DatabaseID     int    // the tool's number of that cluster
 	Version        string // of the tool that made it
 	Annotations    map[string]string
 	DatabaseFormat string // PostgreSQL's major version
@@ -102,7 +103,7 @@ type Repository struct {
 
 // An ArchiveRange is the WAL that is archived of one version of PostgreSQL.
 type ArchiveRange struct {
-	ID       string // such as 15-1
+	ID       string // PostgreSQL's major version and the tool's number of the cluster, such as 15-1
 	Min, Max string // segments; empty: none
 }
 

@@ -81,8 +81,8 @@ func catalogue(t *testing.T, c *cluster) {
 		}
 	}
 	want := []string{
-		"consistent", "copied_bytes", "database_bytes", "direccion_almacenamiento", "duration_ms", "ended_at", "fecha", "hora", "label",
-		"lsn_start", "lsn_stop", "maestro_usado", "metodo", "mode", "needs", "operation", "own_bytes", "page_errors", "prior",
+		"consistent", "copied_bytes", "cycle_day", "database_bytes", "direccion_almacenamiento", "duration_ms", "ended_at", "fecha", "hora",
+		"label", "lsn_start", "lsn_stop", "maestro_usado", "metodo", "mode", "needs", "operation", "own_bytes", "page_errors", "prior",
 		"repository_bytes", "requested_type", "stanza", "started_at", "system_id", "timeline", "tipo_backup", "type",
 		"wal_start", "wal_stop",
 	}

@@ -22,7 +22,8 @@ type retentionPlan struct {
 // those who do it are killed. What stays can be restored, and nothing is left of the rest.
 func TestRetention(t *testing.T) {
 	t.Parallel()
-	c := upAlone(t, "CONTROLD_BACKUP_RETAIN_FULLS=3")
+	// Without a schedule fulls that a person has made count, too.
+	c := upAlone(t, "CONTROLD_BACKUP_RETAIN_FULLS=3", "CONTROLD_BACKUP_SCHEDULE=off")
 	for _, kind := range []string{"incr", "incr", "full", "full"} {
 		c.psql("postgres_master", "CREATE TABLE IF NOT EXISTS written AS SELECT 1 AS it")
 		c.psql("postgres_master", "SELECT pg_switch_wal()")

@@ -18,6 +18,7 @@ import (
 
 	"controld/internal/cluster"
 	"controld/internal/health"
+	"controld/internal/metrics/sample"
 	"controld/internal/operation"
 )
 
@@ -47,8 +48,8 @@ type Metrics struct {
 // pauseBuckets are dense where a pause of a planned failover lies.
 var pauseBuckets = []float64{0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60}
 
-// New makes the registry. version and goVersion go into controld_build_info.
-func New(source Source, running Running, version, goVersion string, log *slog.Logger) *Metrics {
+// New makes the registry. more are what capabilities have to show. version and goVersion go into controld_build_info.
+func New(source Source, running Running, more []sample.Source, version, goVersion string, log *slog.Logger) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		log:      log,
@@ -80,6 +81,7 @@ func New(source Source, running Running, version, goVersion string, log *slog.Lo
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build, m.operations, m.durations, m.pauses, m.steps, m.lost, collector{source: source}, progressCollector{running: running},
+		families{sources: more},
 	)
 	return m
 }

@@ -140,6 +140,7 @@ func (s stanza) repository() (backup.Repository, error) {
 		if err != nil {
 			return backup.Repository{}, fmt.Errorf("output of pgbackrest info: backup %s: %w", e.Label, err)
 		}
+		c.DatabaseID = e.Database.ID
 		c.SystemID, c.DatabaseFormat = systems[e.Database.ID], versions[e.Database.ID]
 		r.Copies = append(r.Copies, c)
 	}
