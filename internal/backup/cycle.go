@@ -70,6 +70,7 @@ type Served struct {
 	Slot      time.Time `json:"slot"`                // what was planned for until then is done, or was given up
 	EndedAt   time.Time `json:"ended_at,omitzero"`   // of its last backup
 	Operation string    `json:"operation,omitempty"` // that made it
+	Schedule  string    `json:"schedule,omitempty"`  // by which Slot is planned
 }
 
 // asOf is how far the cycle has come by a clock that shows now. One that was far ahead until

@@ -110,19 +110,22 @@ func (b *Backups) untilDue() time.Duration {
 	return run.Slot.Sub(now)
 }
 
-// begins has the cycle begin now, where it has not, and corrects what a clock that was wrong
-// has left.
+// begins has the cycle planned from now on where it was not, or by another schedule, or by a
+// clock that was wrong: by that schedule, or clock, nothing was missed.
 func (b *Backups) begins() error {
 	served, _ := b.progress.get()
 	now := b.Clock()
-	if !served.Slot.IsZero() && served.asOf(now).Slot.Equal(served.Slot) {
-		return nil
-	}
-	if !served.Slot.IsZero() {
+	planned := served.asOf(now)
+	if !planned.Slot.Equal(served.Slot) {
 		b.Log.Warn("the clock was set back: the cycle of backups is planned anew", "from", served.Slot, "to", now)
 	}
-	served.Slot = now
-	return b.progress.put(served)
+	if t := b.cfg.Timetable; planned.Schedule != t.Expression+" in "+t.Zone {
+		planned.Slot, planned.Schedule = latest(now, planned.Slot), t.Expression+" in "+t.Zone
+	}
+	if planned == served {
+		return nil
+	}
+	return b.progress.put(planned)
 }
 
 // first is the first full of a cluster: the cycle's day 1, where that makes one.
@@ -161,7 +164,7 @@ func detail(rec operation.Record) string {
 func (b *Backups) serve(ctx context.Context, s *state) error {
 	before, _ := b.progress.get()
 	return b.progress.put(Served{
-		Day: s.Day, Slot: latest(s.Slot, before.Slot), EndedAt: b.Clock(), Operation: operation.ID(ctx),
+		Day: s.Day, Slot: latest(s.Slot, before.Slot), EndedAt: b.Clock(), Operation: operation.ID(ctx), Schedule: before.Schedule,
 	})
 }
 

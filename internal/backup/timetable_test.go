@@ -250,6 +250,27 @@ func TestNothingPlanned(t *testing.T) {
 	})
 }
 
+// A schedule that was off for days, or another one, has missed nothing.
+func TestAnotherSchedule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, dir := nightlyWorld(t), t.TempDir()
+		next := w.plan.Next
+		w.plan.Next, w.plan.Expression = nil, "off"
+		_, _, stop := w.watched(dir)
+		time.Sleep(5*24*time.Hour + time.Hour)
+		stop()
+		w.plan.Next, w.plan.Expression = next, "0 3 * * *"
+		b, _, stop := w.watched(dir)
+		defer stop()
+		time.Sleep(30 * time.Minute)
+		if run, due := b.due(); due {
+			t.Errorf("due at once: %+v", run)
+		}
+		time.Sleep(time.Hour)
+		expectMade(t, w.made(1), "1 full c-one") // two o'clock has come
+	})
+}
+
 // What a person cancels is not begun anew at once.
 func TestDayIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
