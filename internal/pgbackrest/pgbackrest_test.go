@@ -40,7 +40,7 @@ func TestInfo(t *testing.T) {
 				Annotations: map[string]string{
 					backup.NoteOperation: "01954d0e-7b1a-7c3e-9f00-0a1b2c3d4e5f.0", backup.NotePrimary: "postgres_master",
 				},
-				DatabaseFormat: "15",
+				DatabaseID: 1, DatabaseFormat: "15",
 			},
 			{
 				Label: "20261130-183610F_20261130-183630I", Type: backup.Incremental, Prior: "20261130-183610F",
@@ -49,13 +49,13 @@ func TestInfo(t *testing.T) {
 				WALStart: "000000020000000000000017", WALStop: "000000020000000000000017", LSNStart: 0x5C00028, LSNStop: 0x5C00100,
 				Timeline: 2,
 				Bytes:    41582206, CopiedBytes: 794882, RepoBytes: 8759978, RepoOwnBytes: 99546, PageErrors: true, SystemID: system,
-				Version:        "2.45",
-				DatabaseFormat: "15",
+				Version:    "2.45",
+				DatabaseID: 1, DatabaseFormat: "15",
 			},
 			{
 				Label: "20261130-183710F", Type: backup.Full, StartedAt: at(1796063830), EndedAt: at(1796063834), Mode: backup.Offline,
 				Bytes: 41582206, CopiedBytes: 41582206, RepoBytes: 8660432, RepoOwnBytes: 8660432, SystemID: system, Version: "2.45",
-				DatabaseFormat: "15",
+				DatabaseID: 1, DatabaseFormat: "15",
 			},
 		},
 	}
